@@ -1,0 +1,1 @@
+//! What a client may ask for: content negotiation, compression, filters, timeout.

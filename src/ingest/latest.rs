@@ -1,0 +1,1 @@
+//! The last value of every series, with staleness: all that `/metrics` knows.

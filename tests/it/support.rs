@@ -1,0 +1,181 @@
+//! What the tests share: scratch folders, free ports, a running sidecar, small HTTP.
+#![allow(dead_code, reason = "each test module uses its part")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// The sidecar's binary.
+pub const SIDECAR: &str = env!("CARGO_BIN_EXE_atlas-sidecar");
+
+/// A port that was free a moment ago, on loopback.
+pub fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Polls `ready` until it gives something; panics with `what` after `limit`.
+pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "waited {limit:?} for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// An answer: status, headers (names in lower case), body (chunks joined, content encoding left as it is).
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).expect("body is UTF-8")
+    }
+}
+
+/// One request over a connection of its own; `None` where nobody listens.
+pub fn request(method: &str, address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Option<Answer> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut text = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    text.push_str("\r\n");
+    stream.write_all(text.as_bytes()).ok()?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).ok()?;
+    parse_answer(&bytes)
+}
+
+fn parse_answer(bytes: &[u8]) -> Option<Answer> {
+    let split = bytes.windows(4).position(|w| w == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&bytes[..split]).ok()?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|l| l.split_once(':'))
+        .map(|(n, v)| (n.trim().to_ascii_lowercase(), v.trim().to_owned()))
+        .collect();
+    let raw = &bytes[split + 4..];
+    let chunked = headers.iter().any(|(n, v)| n == "transfer-encoding" && v == "chunked");
+    let body = if chunked { unchunk(raw)? } else { raw.to_vec() };
+    Some(Answer { status, headers, body })
+}
+
+fn unchunk(mut raw: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let end = raw.windows(2).position(|w| w == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&raw[..end]).ok()?.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(raw.get(end + 2..end + 2 + size)?);
+        raw = raw.get(end + 4 + size..)?;
+    }
+}
+
+/// GET without extra headers.
+pub fn get(address: SocketAddr, path: &str) -> Option<Answer> {
+    request("GET", address, path, &[])
+}
+
+/// A running sidecar in a scratch folder; killed when dropped.
+pub struct Sidecar {
+    pub child: Child,
+    pub address: SocketAddr,
+    pub folder: PathBuf,
+    pub log: PathBuf,
+}
+
+impl Sidecar {
+    /// Starts `run` in `folder` with `config` (TOML without `[server]`) and waits until it is ready.
+    pub fn start(folder: &Path, config: &str) -> Self {
+        let sidecar = Self::launch(folder, config, &[]);
+        sidecar.wait_ready();
+        sidecar
+    }
+
+    /// Starts `run` and does not wait.
+    pub fn launch(folder: &Path, config: &str, environment: &[(&str, &str)]) -> Self {
+        let address = free_address();
+        let file = folder.join("sidecar.toml");
+        std::fs::write(&file, format!("{config}\n[server]\nlisten = \"{address}\"\n")).unwrap();
+        let log = folder.join("sidecar.log");
+        let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let child = Command::new(SIDECAR)
+            .args(["--config", file.to_str().unwrap(), "run"])
+            .envs(environment.iter().copied())
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .spawn()
+            .unwrap();
+        Self { child, address, folder: folder.to_owned(), log }
+    }
+
+    pub fn wait_ready(&self) {
+        wait_for(&format!("readiness; log: {}", self.log_text()), Duration::from_secs(30), || {
+            get(self.address, "/-/ready").filter(|a| a.status == 200)
+        });
+    }
+
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The whole `/metrics` page in text 0.0.4.
+    pub fn metrics(&self) -> String {
+        let answer = get(self.address, "/metrics").expect("the server answers");
+        assert_eq!(answer.status, 200);
+        answer.text()
+    }
+
+    /// Sends `signal` (`TERM`, `HUP`, `STOP`, …).
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Asks it to end and gives its exit code.
+    pub fn stop(mut self) -> i32 {
+        self.signal("TERM");
+        wait_for("the sidecar to end", Duration::from_secs(30), || self.child.try_wait().unwrap()).code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the sidecar's binary with `args` in `folder` and waits for it.
+pub fn sidecar(folder: &Path, args: &[&str]) -> Output {
+    Command::new(SIDECAR).args(args).current_dir(folder).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs a program that the tests need and gives its standard output; panics with what it said where it fails.
+pub fn run(program: &str, args: &[&str]) -> String {
+    let out = Command::new(program)
+        .args(args)
+        .output()
+        .unwrap_or_else(|e| panic!("`{program}` does not start ({e}): the README's test command installs it"));
+    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
