@@ -6,14 +6,16 @@
 use std::fmt;
 use std::str::FromStr;
 
-use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::proto::{Metric, MetricType};
+use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::sample::Desc;
+use crate::clock::Timestamp;
+use crate::sample::{Batch, Desc, Kind, Labels, Sample, Suffix};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,4 +119,53 @@ pub fn gauge(registry: &Registry, desc: &'static Desc) -> Gauge {
 /// A gauge with `labels`.
 pub fn gauges(registry: &Registry, desc: &'static Desc, labels: &[&str]) -> GaugeVec {
     register(registry, desc, GaugeVec::new(opts(desc), labels))
+}
+
+/// A histogram without labels.
+pub fn histogram(registry: &Registry, desc: &'static Desc, buckets: &[f64]) -> Histogram {
+    let opts = HistogramOpts::from(opts(desc)).buckets(buckets.to_vec());
+    register(registry, desc, Histogram::with_opts(opts))
+}
+
+/// Our own metrics as a batch, so that one encoder writes them and everything else.
+pub fn gather(registry: &Registry, at: Timestamp) -> Batch {
+    let mut batch = Batch::new(at);
+    for family in registry.gather() {
+        let kind = match family.get_field_type() {
+            MetricType::COUNTER => Kind::Counter,
+            MetricType::GAUGE => Kind::Gauge,
+            MetricType::HISTOGRAM => Kind::Histogram,
+            // The constructors above make no others.
+            MetricType::SUMMARY | MetricType::UNTYPED => continue,
+        };
+        let samples = family.get_metric().iter().flat_map(|metric| samples_of(kind, metric)).collect();
+        batch.family(family.name().to_owned(), kind, family.help().to_owned()).samples = samples;
+    }
+    batch
+}
+
+fn samples_of(kind: Kind, metric: &Metric) -> Vec<Sample> {
+    let labels: Labels = metric.get_label().iter().map(|l| (l.name().to_owned(), l.value())).collect();
+    let sample = |suffix, labels: &Labels, value| Sample { suffix, labels: labels.clone(), value, at: None };
+    match kind {
+        Kind::Counter => vec![sample(Suffix::None, &labels, metric.get_counter().get_value())],
+        Kind::Histogram => {
+            let histogram = metric.get_histogram();
+            let bucket = |le: String, count| sample(Suffix::Bucket, &labels.clone().with("le", le), count as f64);
+            let mut samples: Vec<Sample> = histogram
+                .get_bucket()
+                .iter()
+                .filter(|b| b.upper_bound().is_finite())
+                // `{:?}` writes 1 as `1.0`: the canonical form that OpenMetrics wants.
+                .map(|b| bucket(format!("{:?}", b.upper_bound()), b.cumulative_count()))
+                .collect();
+            samples.push(bucket("+Inf".to_owned(), histogram.get_sample_count()));
+            samples.push(sample(Suffix::Sum, &labels, histogram.get_sample_sum()));
+            samples.push(sample(Suffix::Count, &labels, histogram.get_sample_count() as f64));
+            samples
+        }
+        Kind::Gauge | Kind::Summary | Kind::Unknown => {
+            vec![sample(Suffix::None, &labels, metric.get_gauge().get_value())]
+        }
+    }
 }
