@@ -1,11 +1,42 @@
 //! From batches to rows: bounded queue, groups by count or age, one transaction each.
+//!
+//! A row gets its id when it enters the queue, so every further try writes the same rows, and a try whose answer was lost is recognised
+//! by its ids. A group leaves only when the store has acknowledged it, or when the store says that trying again will not help.
+//!
+//! Nothing waits for the database: a full queue drops its oldest batch. Every sample that is not stored is counted by its reason in
+//! `atlas_sidecar_samples_dropped_total`:
+//!
+//! | reason | meaning |
+//! |---|---|
+//! | `not_finite` | NaN or ±Inf, which the table cannot hold |
+//! | `name_too_long` | more than 255 characters, or none |
+//! | `budget` | `write.rows_per_day` is used up; goes on at midnight UTC |
+//! | `queue_full` | the database was away for longer than the queue lasts |
+//! | `no_table` | the database has no `system_metrics` |
+//! | `store_error` | the store refused the group for good; the log says why |
+//! | `shutdown` | still waiting when the time for shutting down was over |
+//! | others | what the store rejected a single row for |
 
 pub mod latest;
 
-use std::time::Duration;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, Registry};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock::{Clock, Timestamp};
+use crate::retry::Backoff;
+use crate::sample::globs::Globs;
+use crate::sample::{Batch, Desc, Kind, Origin, tags};
+use crate::store::{Appended, Meta, Row, SampleStore, StoreError};
+use crate::telemetry;
 
 /// The `[write]` section.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The most batches that wait; one more drops the oldest and counts its samples.
     pub queue_batches: usize,
@@ -15,4 +46,390 @@ pub struct Settings {
     pub batch_age: Duration,
     /// The most rows written per UTC day; 0 for no limit.
     pub rows_per_day: u64,
+}
+
+/// `VARCHAR(255)`: PostgreSQL holds us to it, SQLite would not (V-9).
+const LONGEST_NAME: usize = 255;
+
+/// The most names whose kind and help are kept in mind: some 10 MB.
+const MOST_NAMES: usize = 100_000;
+
+/// How long shutting down may wait for the database.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
+
+/// A full disk does not mend itself within seconds.
+const FULL_BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(60) };
+
+const WRITTEN: Desc = Desc {
+    name: "atlas_sidecar_samples_written_total",
+    kind: Kind::Counter,
+    unit: "samples",
+    help: "Samples that the database has acknowledged.",
+};
+const DROPPED: Desc = Desc {
+    name: "atlas_sidecar_samples_dropped_total",
+    kind: Kind::Counter,
+    unit: "samples",
+    help: "Samples that were not stored, by reason; the reasons are explained in docs/OPERATIONS.md.",
+};
+const QUEUED: Desc = Desc {
+    name: "atlas_sidecar_write_queue_batches",
+    kind: Kind::Gauge,
+    unit: "batches",
+    help: "Batches that wait for the database; grows while it is locked or away.",
+};
+const QUEUE_LIMIT: Desc = Desc {
+    name: "atlas_sidecar_write_queue_limit",
+    kind: Kind::Gauge,
+    unit: "batches",
+    help: "The most batches that wait, `write.queue_batches`; beyond it the oldest is dropped.",
+};
+const RETRIES: Desc = Desc {
+    name: "atlas_sidecar_write_retries_total",
+    kind: Kind::Counter,
+    unit: "1",
+    help: "Transactions tried again, by reason: `busy` (another writer, or a lost connection), `full` (no space), `taken` (ids in use).",
+};
+const SECONDS: Desc = Desc {
+    name: "atlas_sidecar_write_duration_seconds",
+    kind: Kind::Histogram,
+    unit: "seconds",
+    help: "How long a transaction that stored samples took, waiting for the lock included.",
+};
+const LAST_SUCCESS: Desc = Desc {
+    name: "atlas_sidecar_write_last_success_timestamp_seconds",
+    kind: Kind::Gauge,
+    unit: "seconds",
+    help: "When the database last acknowledged samples; alert on its age.",
+};
+const ROWS_TODAY: Desc = Desc {
+    name: "atlas_sidecar_rows_today",
+    kind: Kind::Gauge,
+    unit: "rows",
+    help: "Rows accepted for writing since midnight UTC; compare with the budget.",
+};
+const ROW_BUDGET: Desc = Desc {
+    name: "atlas_sidecar_rows_per_day_limit",
+    kind: Kind::Gauge,
+    unit: "rows",
+    help: "The row budget of a day, `write.rows_per_day`; 0 means none.",
+};
+
+/// What this module measures of itself.
+pub const METRICS: &[&Desc] =
+    &[&WRITTEN, &DROPPED, &QUEUED, &QUEUE_LIMIT, &RETRIES, &SECONDS, &LAST_SUCCESS, &ROWS_TODAY, &ROW_BUDGET];
+
+struct Metrics {
+    written: IntCounter,
+    dropped: IntCounterVec,
+    queued: IntGauge,
+    retries: IntCounterVec,
+    seconds: Histogram,
+    last_success: prometheus::Gauge,
+    rows_today: IntGauge,
+}
+
+/// Makes the id of a row measured at that time.
+pub type NewId = Arc<dyn Fn(Timestamp) -> String + Send + Sync>;
+
+/// The queue and its one consumer.
+pub struct Ingest {
+    settings: Settings,
+    store: Option<Arc<dyn SampleStore>>,
+    host: String,
+    new_id: NewId,
+    clock: Clock,
+    queue: Mutex<Queue>,
+    more: Notify,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Queue {
+    batches: VecDeque<(Instant, Vec<Row>)>,
+    rows: usize,
+    /// Kinds and helps not told to the store yet, and all that it knows.
+    new_metas: Vec<Meta>,
+    known_metas: HashMap<String, Kind>,
+    day: Option<Timestamp>,
+    rows_today: u64,
+}
+
+impl Ingest {
+    /// A queue before `store`; without a store everything is counted as `no_table`. `rows_today` is what was stored earlier today.
+    pub fn new(
+        settings: Settings,
+        store: Option<Arc<dyn SampleStore>>,
+        host: String,
+        new_id: NewId,
+        clock: Clock,
+        rows_today: u64,
+        registry: &Registry,
+    ) -> Self {
+        let metrics = Metrics {
+            written: telemetry::counter(registry, &WRITTEN),
+            dropped: telemetry::counters(registry, &DROPPED, &["reason"]),
+            queued: telemetry::int_gauge(registry, &QUEUED),
+            retries: telemetry::counters(registry, &RETRIES, &["reason"]),
+            // Seconds: from a warm commit to the busy timeout of the writer and beyond.
+            seconds: telemetry::histogram(registry, &SECONDS, &[0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0]),
+            last_success: telemetry::gauge(registry, &LAST_SUCCESS),
+            rows_today: telemetry::int_gauge(registry, &ROWS_TODAY),
+        };
+        telemetry::int_gauge(registry, &QUEUE_LIMIT).set(i64::try_from(settings.queue_batches).unwrap_or(i64::MAX));
+        telemetry::int_gauge(registry, &ROW_BUDGET).set(i64::try_from(settings.rows_per_day).unwrap_or(i64::MAX));
+        let queue = Queue { day: Some(clock.now().midnight()), rows_today, ..Queue::default() };
+        Self { settings, store, host, new_id, clock, queue: Mutex::new(queue), more: Notify::new(), metrics }
+    }
+
+    /// Takes those samples of `batch` that `store` lets through. Never waits.
+    pub fn offer(&self, store: &Globs, batch: Batch) {
+        if batch.origin == Origin::Table {
+            return;
+        }
+        let (rows, metas) = self.rows_of(store, batch);
+        if rows.is_empty() {
+            return;
+        }
+        if self.store.is_none() {
+            return self.drop_rows("no_table", rows.len());
+        }
+        let mut queue = self.lock();
+        for meta in metas {
+            // Names that a target makes up without end are stored like all others, but not described.
+            if queue.known_metas.len() < MOST_NAMES
+                && queue.known_metas.insert(meta.name.clone(), meta.kind) != Some(meta.kind)
+            {
+                queue.new_metas.push(meta);
+            }
+        }
+        let rows = self.within_budget(&mut queue, rows);
+        if rows.is_empty() {
+            return;
+        }
+        queue.rows += rows.len();
+        queue.batches.push_back((Instant::now(), rows));
+        while queue.batches.len() > self.settings.queue_batches {
+            if let Some((_, oldest)) = queue.batches.pop_front() {
+                queue.rows -= oldest.len();
+                self.drop_rows("queue_full", oldest.len());
+            }
+        }
+        self.metrics.queued.set(i64::try_from(queue.batches.len()).unwrap_or(i64::MAX));
+        drop(queue);
+        self.more.notify_one();
+    }
+
+    /// Writes until `stop`, then what is left, for at most [`DRAIN_LIMIT`].
+    pub async fn run(&self, stop: CancellationToken) {
+        let Some(store) = self.store.clone() else { return };
+        loop {
+            tokio::select! {
+                () = self.until_due() => {}
+                () = stop.cancelled() => break,
+            }
+            self.write_group(store.as_ref(), &stop).await;
+        }
+        let deadline = tokio::time::sleep(DRAIN_LIMIT);
+        let drain = async {
+            // Not stopped a second time: while draining only the deadline ends a retry.
+            let never = CancellationToken::new();
+            while self.lock().rows > 0 {
+                self.write_group(store.as_ref(), &never).await;
+            }
+        };
+        tokio::select! {
+            () = drain => {}
+            () = deadline => {
+                let left = self.take(usize::MAX).len();
+                self.drop_rows("shutdown", left);
+                warn!(rows = left, "the database did not take the last rows in time");
+            }
+        }
+    }
+
+    /// How many rows have been acknowledged.
+    pub fn written(&self) -> u64 {
+        self.metrics.written.get()
+    }
+
+    fn rows_of(&self, store: &Globs, batch: Batch) -> (Vec<Row>, Vec<Meta>) {
+        let (mut rows, mut metas) = (Vec::new(), Vec::new());
+        for family in batch.families {
+            let before = rows.len();
+            for sample in &family.samples {
+                let name = family.series_name(sample);
+                if !store.matches(&name) {
+                    continue;
+                }
+                if !sample.value.is_finite() {
+                    self.drop_rows("not_finite", 1);
+                } else if name.is_empty() || name.chars().count() > LONGEST_NAME {
+                    self.drop_rows("name_too_long", 1);
+                } else {
+                    let at = sample.at.unwrap_or(batch.at);
+                    let mut labels = sample.labels.clone();
+                    if labels.get("host").is_none() {
+                        labels.set("host", self.host.clone());
+                    }
+                    let tags = tags::to_json(&labels);
+                    rows.push(Row { id: (self.new_id)(at), name, tags, value: sample.value, at });
+                }
+            }
+            if rows.len() > before {
+                metas.push(Meta { name: family.name.into_owned(), kind: family.kind, help: family.help.into_owned() });
+            }
+        }
+        (rows, metas)
+    }
+
+    /// What of `rows` today's budget still covers.
+    fn within_budget(&self, queue: &mut Queue, mut rows: Vec<Row>) -> Vec<Row> {
+        let today = self.clock.now().midnight();
+        if queue.day != Some(today) {
+            (queue.day, queue.rows_today) = (Some(today), 0);
+        }
+        if self.settings.rows_per_day > 0 {
+            let left = self.settings.rows_per_day.saturating_sub(queue.rows_today);
+            let room = usize::try_from(left).unwrap_or(usize::MAX).min(rows.len());
+            self.drop_rows("budget", rows.len() - room);
+            rows.truncate(room);
+        }
+        queue.rows_today += rows.len() as u64;
+        self.metrics.rows_today.set(i64::try_from(queue.rows_today).unwrap_or(i64::MAX));
+        rows
+    }
+
+    /// Returns when a group is full or its oldest row has waited long enough.
+    async fn until_due(&self) {
+        loop {
+            let due = {
+                let queue = self.lock();
+                match queue.batches.front() {
+                    Some(_) if queue.rows >= self.settings.batch_rows => return,
+                    Some((since, _)) => Some(*since + self.settings.batch_age),
+                    None => None,
+                }
+            };
+            match due {
+                None => self.more.notified().await,
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => return,
+                    () = self.more.notified() => {}
+                },
+            }
+        }
+    }
+
+    /// Writes one group; tries again until the store has it, gives it up, or `stop` comes (then it goes back to the queue).
+    async fn write_group(&self, store: &dyn SampleStore, stop: &CancellationToken) {
+        self.describe(store).await;
+        let mut rows = self.take(self.settings.batch_rows);
+        let mut failures = 0;
+        while !rows.is_empty() {
+            let started = Instant::now();
+            let (backoff, reason) = match store.append(&rows).await {
+                Ok(appended) => return self.acknowledged(appended, rows.len(), started, failures),
+                Err(StoreError::Rejected { row, reason }) if row < rows.len() => {
+                    let rejected = rows.remove(row);
+                    warn!(metric = rejected.name, reason, "the store rejected a sample");
+                    self.drop_rows(reason, 1);
+                    continue;
+                }
+                Err(StoreError::Taken) => {
+                    rows.iter_mut().for_each(|row| row.id = (self.new_id)(row.at));
+                    (None, "taken")
+                }
+                Err(e @ StoreError::Busy(_)) => {
+                    if failures == 0 {
+                        info!(rows = rows.len(), error = %e, "the database is busy, trying again");
+                    }
+                    (Some(BACKOFF), "busy")
+                }
+                Err(e @ StoreError::Full(_)) => {
+                    warn!(rows = rows.len(), error = %e, "the database cannot grow, trying again");
+                    (Some(FULL_BACKOFF), "full")
+                }
+                Err(e @ (StoreError::Broken(_) | StoreError::Rejected { .. })) => {
+                    error!(rows = rows.len(), error = %e, "rows are lost: the database refused them");
+                    return self.drop_rows("store_error", rows.len());
+                }
+            };
+            failures += 1;
+            self.metrics.retries.with_label_values(&[reason]).inc();
+            if let Some(backoff) = backoff {
+                // The queue goes on filling meanwhile, and drops at its own bound.
+                let wait = backoff.wait(failures, self.jitter());
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = stop.cancelled() => return self.put_back(rows),
+                }
+            }
+        }
+    }
+
+    fn acknowledged(&self, appended: Appended, rows: usize, started: Instant, failures: u32) {
+        self.metrics.written.inc_by(rows as u64);
+        self.metrics.seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.last_success.set(self.clock.now().seconds());
+        if failures > 0 {
+            info!(rows, failures, earlier = appended == Appended::Earlier, "the database took the rows after all");
+        }
+    }
+
+    /// Tells the store about new names; a failure is tried again with the next group.
+    async fn describe(&self, store: &dyn SampleStore) {
+        let metas = std::mem::take(&mut self.lock().new_metas);
+        if metas.is_empty() {
+            return;
+        }
+        if store.describe(&metas).await.is_err() {
+            let mut queue = self.lock();
+            let newer = std::mem::replace(&mut queue.new_metas, metas);
+            queue.new_metas.extend(newer);
+        }
+    }
+
+    /// Takes whole batches up to `limit` rows, and at least one; a batch beyond the limit is split.
+    fn take(&self, limit: usize) -> Vec<Row> {
+        let mut queue = self.lock();
+        let mut rows = Vec::new();
+        while let Some((since, mut batch)) = queue.batches.pop_front() {
+            let room = limit - rows.len();
+            if batch.len() > room {
+                let rest = batch.split_off(room);
+                queue.batches.push_front((since, rest));
+                rows.append(&mut batch);
+                break;
+            }
+            rows.append(&mut batch);
+        }
+        queue.rows -= rows.len();
+        self.metrics.queued.set(i64::try_from(queue.batches.len()).unwrap_or(i64::MAX));
+        rows
+    }
+
+    fn put_back(&self, rows: Vec<Row>) {
+        let mut queue = self.lock();
+        queue.rows += rows.len();
+        queue.batches.push_front((Instant::now(), rows));
+    }
+
+    fn drop_rows(&self, reason: &str, rows: usize) {
+        if rows > 0 {
+            self.metrics.dropped.with_label_values(&[reason]).inc_by(rows as u64);
+        }
+    }
+
+    /// Parts the tries of several sidecars; ids are random enough.
+    fn jitter(&self) -> u64 {
+        (self.new_id)(self.clock.now()).bytes().fold(0, |sum, b| sum.wrapping_mul(31).wrapping_add(u64::from(b)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
