@@ -1,5 +1,5 @@
 //! The one integration binary: real parts, scratch folders, free ports.
-#![expect(missing_docs, reason = "tests name themselves")]
+
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod support;
@@ -8,6 +8,7 @@ mod atlas;
 mod config;
 mod expose;
 mod host;
+mod ladder;
 mod schema;
 mod store;
 mod targets;
