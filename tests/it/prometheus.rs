@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -192,14 +192,16 @@ fn database(folder: &Path) -> PathBuf {
     folder.join("data/atlas.db")
 }
 
-/// Takes half a minute: the whole main job, with a `kill -9` in its middle.
+/// Takes half a minute: the whole main job, with three `kill -9` in its middle; `.ci/long` gives it an hour by `SOAK_SECONDS`.
 #[test]
 fn the_main_job_beside_a_writing_application_survives_kill_9() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path();
     let mut sidecar = Sidecar::start(folder, QUICK);
     let db = database(folder);
-    let app = application(&db, 20);
+    let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
+    let started = Instant::now();
+    let app = application(&db, seconds);
     let prometheus = Prometheus::start(folder, sidecar.address);
 
     // Rows in the table, series in Prometheus, the application's own rows among them.
@@ -217,7 +219,10 @@ fn the_main_job_beside_a_writing_application_survives_kill_9() {
     });
 
     // What has been acknowledged before the kill is there after it. Three kills, at no moment in particular.
-    for round in 0..3 {
+    for round in 0.. {
+        if round >= 3 && started.elapsed() + Duration::from_secs(5) > Duration::from_secs(seconds) {
+            break;
+        }
         let written = "atlas_sidecar_samples_written_total";
         let acknowledged = wait_for("acknowledged samples", Duration::from_secs(20), || {
             value_of(&sidecar.metrics(), written).filter(|v| *v > 200.0)
