@@ -1,4 +1,42 @@
-//! atlas-sidecar
+//! atlas-sidecar: one process beside an Atlas database that measures it and its host, stores the samples, and shows them to Prometheus.
+//!
+//! ```text
+//!    host (/proc, /sys)   HTTP targets   SQL queries   Atlas' tables   the engine's statistics
+//!            └────────────────┴──────────────┴──────────────┴──────────────────┘
+//!                                            │ Batch, one task per source
+//!                                         scrape ──── health of each source
+//!                                            │
+//!                      ┌─────────────────────┴─────────────┐
+//!                      ▼                                   ▼
+//!               ingest::latest                          ingest ──▶ SampleStore (port) ──▶ system_metrics
+//!               (last values)                      (bounded queue)                              │
+//!                      │                                                                        │ rows that others wrote
+//!                      ▼                                                                        ▼
+//!                   expose ◀── own registry                                    source `table`, back into scrape
+//!       /metrics  /-/healthy  /-/ready  /
+//! ```
+//!
+//! Data enters through [`scrape`] and leaves through [`expose`] and [`store`]. An engine is a bag of parts, chosen once in [`engine`]. The
+//! database is never asked by a request: `/metrics` answers while it is locked, gone, or slow.
+//!
+//! # Words
+//!
+//! A *source* is collected into a *batch* of *families* of *samples*. A *series* is a name with labels. *Own* rows of `system_metrics` were
+//! written by a sidecar, *foreign* ones by anybody else; ids tell them apart.
+//!
+//! # The ladder
+//!
+//! A module uses only modules of a lower rank (a test reads the `use` lines):
+//!
+//! ```text
+//! rank 6  main
+//! rank 5  app, cli
+//! rank 4  config      knows everyone's Settings; nobody imports it but rank 5
+//! rank 3  engine
+//! rank 2  scrape, ingest → expose     (expose may read ingest::latest; otherwise strangers)
+//! rank 1  store                       (ports)
+//! rank 0  sample clock retry secret task telemetry
+//! ```
 
 pub mod app;
 pub mod cli;

@@ -294,6 +294,26 @@ fn offset(name: &str, interval: Duration) -> Duration {
     interval * part / 1000
 }
 
+/// A source that panics, to show that the shipped profile survives one.
+#[cfg(feature = "test-panic")]
+pub fn panicking() -> Source {
+    struct Panicking;
+
+    impl Collector for Panicking {
+        fn collect<'a>(&'a mut self, _batch: &'a mut Batch) -> Pending<'a, Result<(), CollectError>> {
+            Box::pin(async { panic!("as the test wants it") })
+        }
+    }
+
+    Source {
+        name: "panicking".to_owned(),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_millis(500),
+        store: Globs::all(),
+        collector: Box::new(Panicking),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
