@@ -10,8 +10,7 @@ use crate::scrape::CollectError;
 pub const METRICS: &[Desc] = &[INTERRUPTS, CONTEXT_SWITCHES, FORKS, BOOT_TIME, RUNNING, BLOCKED];
 
 const INTERRUPTS: Desc = counter("node_intr_total", "interrupts", "Total number of interrupts serviced.");
-const CONTEXT_SWITCHES: Desc =
-    counter("node_context_switches_total", "switches", "Total number of context switches.");
+const CONTEXT_SWITCHES: Desc = counter("node_context_switches_total", "switches", "Total number of context switches.");
 const FORKS: Desc = counter("node_forks_total", "forks", "Total number of forks.");
 const BOOT_TIME: Desc = gauge("node_boot_time_seconds", "seconds", "Node boot time, in unixtime.");
 const RUNNING: Desc = gauge("node_procs_running", "processes", "Number of processes in runnable state.");
