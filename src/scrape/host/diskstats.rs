@@ -86,8 +86,7 @@ fn device(disk: &DiskStat) -> Labels {
 fn values(d: &DiskStat) -> [Option<f64>; 17] {
     let count = |n: u64| Some(n as f64);
     let bytes = |sectors: u64| Some(sectors as f64 * SECTOR_BYTES);
-    // Times a thousandth, not divided by a thousand: the last digit stays node_exporter's.
-    let seconds = |millis: u64| Some(millis as f64 * 0.001);
+    let seconds = |millis: u64| Some(millis as f64 / 1000.0);
     [
         count(d.reads),
         count(d.merged),
@@ -111,7 +110,7 @@ fn values(d: &DiskStat) -> [Option<f64>; 17] {
 
 /// What does not change while the device is there: the labels that dashboards join on.
 fn infos(disk: &DiskStat, udev: &Properties, batch: &mut Batch) {
-    // What is printed on the disk, if it says so; virtio disks know only `ID_SERIAL`.
+    // What is printed on the disk, if it says so (node_exporter since 1.6); virtio disks know only `ID_SERIAL`.
     let serial = udev.first(&["SCSI_IDENT_SERIAL", "ID_SERIAL_SHORT", "ID_SERIAL"]);
     let labels = device(disk)
         .with("major", disk.major.to_string())

@@ -138,8 +138,8 @@ impl Chip {
 impl Sensor {
     fn push(&self, labels: &Labels, batch: &mut Batch) {
         let own = self.properties.get("").map(String::as_str);
-        if let Some(label) = self.properties.get("label").map(|label| label_text(label)).filter(|l| !l.is_empty()) {
-            push_new(batch, &SENSOR_LABEL, labels.clone().with("label", label), 1.0);
+        if let Some(label) = self.properties.get("label").filter(|label| !label.is_empty()) {
+            push_new(batch, &SENSOR_LABEL, labels.clone().with("label", label.as_str()), 1.0);
         }
         let own_number = || own.and_then(|text| text.parse::<f64>().ok());
         match self.kind {
@@ -148,7 +148,7 @@ impl Sensor {
             }
             "vrm" => own_number().into_iter().for_each(|v| push_new(batch, &REGULATOR_VERSION, labels.clone(), v)),
             "update_interval" => {
-                own_number().into_iter().for_each(|v| push_new(batch, &UPDATE_INTERVAL, labels.clone(), v * 0.001));
+                own_number().into_iter().for_each(|v| push_new(batch, &UPDATE_INTERVAL, labels.clone(), v / 1000.0));
             }
             _ => {
                 for (property, text) in self.properties.iter().filter(|(property, _)| *property != "label") {
@@ -172,7 +172,7 @@ struct Shape {
 
 fn shape(kind: &str, property: &str, has_own: bool) -> Shape {
     const AS_IS: fn(f64) -> f64 = |v| v;
-    const MILLI: fn(f64) -> f64 = |v| v * 0.001;
+    const MILLI: fn(f64) -> f64 = |v| v / 1000.0;
     const MICRO: fn(f64) -> f64 = |v| v / 1_000_000.0;
     let name = match property {
         // `input` is the value itself, unless there is a file without property.
@@ -260,10 +260,6 @@ fn name(folder: &Path, readable_name: Option<&str>) -> String {
         }
     }
     readable_name.map_or_else(|| last(&folder.canonicalize().unwrap_or_else(|_| folder.to_owned())), str::to_owned)
-}
-
-fn label_text(label: &str) -> String {
-    label.to_owned()
 }
 
 /// Lower case, everything foreign an underscore, none at the ends.

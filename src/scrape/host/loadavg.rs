@@ -17,7 +17,7 @@ pub const METRICS: &[Desc] = &[
 pub fn read(procfs: &Path, batch: &mut Batch) -> Result<(), CollectError> {
     let path = procfs.join("loadavg");
     let text = files::text(&path)?;
-    let mut words = text.split_whitespace();
+    let mut words = text.lines().next().unwrap_or_default().split_whitespace();
     for desc in METRICS {
         let value = words.next().and_then(|word| word.parse::<f64>().ok());
         let value = value.ok_or_else(|| files::malformed(&path, "fewer than three numbers"))?;

@@ -70,8 +70,7 @@ fn is_off(error: &std::io::Error) -> bool {
 fn seconds(text: &str, word: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.split(' ').next() == Some(word))?;
     let micros: u64 = line.split_whitespace().find_map(|pair| pair.strip_prefix("total=")?.parse().ok())?;
-    // Two divisions as in node_exporter: the last digit stays the same.
-    Some(micros as f64 / 1000.0 / 1000.0)
+    Some(micros as f64 / 1_000_000.0)
 }
 
 #[cfg(test)]
