@@ -1,1 +1,373 @@
-//! cli
+//! The commands: what may be typed ([`parse`]), how a command ends ([`Exit`]), and how its answer is printed.
+//!
+//! Answers go to standard output, everything else to standard error: first a line `error:`, then, where there is something to do about it,
+//! a line `hint:`. A reader that closes standard output early (`| head`) ends the command quietly.
+
+pub mod check;
+pub mod default_config;
+pub mod health;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::clock::Timestamp;
+use crate::config::{self, Loaded, Problems, Sources};
+
+/// The variable that names the configuration file.
+const FILE_VARIABLE: &str = "ATLAS_SIDECAR_CONFIG";
+
+/// What the variables that are keys begin with.
+const KEY_PREFIX: &str = "ATLAS_SIDECAR__";
+
+/// How a command ended; the numbers are those of sysexits.h where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// It failed, or what was asked about is not as it should be.
+    Failed,
+    /// Wrong usage or configuration.
+    Usage,
+    /// The database is not reachable.
+    Unreachable,
+    /// Somebody else is at it: try again later.
+    TryLater,
+}
+
+impl Exit {
+    /// The process' exit code.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 64,
+            Self::Unreachable => 69,
+            Self::TryLater => 75,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// A command line that makes sense.
+#[derive(Debug)]
+pub struct Invocation {
+    /// Where the configuration comes from.
+    pub sources: Sources,
+    /// Whether the answer is printed as JSON.
+    pub json: bool,
+    /// What to do.
+    pub verb: Verb,
+}
+
+/// What the sidecar can be told to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Verb {
+    /// Be the sidecar, until SIGTERM or SIGINT.
+    #[default]
+    Run,
+    /// Print the effective configuration and what is reachable.
+    Check,
+    /// Print the reference configuration.
+    DefaultConfig,
+    /// Bring the schema up to date.
+    Migrate {
+        /// Print only what would be done.
+        dry_run: bool,
+    },
+    /// Print stored history.
+    Export(Export),
+    /// Ask the running sidecar whether it is ready.
+    Health,
+}
+
+/// What `export` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[group(skip)]
+pub struct Export {
+    /// First instant: RFC 3339 (`2026-11-22T19:00:00Z`), `now`, or a span before it (`-24h`)
+    #[arg(long, value_name = "T", allow_hyphen_values = true, value_parser = moment)]
+    pub from: Moment,
+    /// First instant that is left out, written in the same ways
+    #[arg(long, value_name = "T", allow_hyphen_values = true, value_parser = moment)]
+    pub to: Moment,
+    /// Series to print, by name: `*` stands for any characters, `?` for one; repeatable [default: all]
+    #[arg(long = "metric", value_name = "GLOB")]
+    pub metrics: Vec<String>,
+    /// How it is printed
+    #[arg(long, value_name = "FORMAT")]
+    pub format: ExportFormat,
+}
+
+/// How `export` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// OpenMetrics with timestamps, as `promtool tsdb create-blocks-from openmetrics` reads it
+    #[value(name = "openmetrics")]
+    OpenMetrics,
+    /// Comma-separated values with a head line
+    Csv,
+}
+
+/// An instant as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// That one.
+    At(Timestamp),
+    /// So long before now; zero for now itself.
+    Ago(Duration),
+}
+
+impl Moment {
+    /// The instant that is meant where it is `now`.
+    pub fn resolve(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Ago(span) => now.before(span),
+        }
+    }
+}
+
+fn moment(text: &str) -> Result<Moment, String> {
+    let span = |text: &str| config::parse_duration(text).map(Moment::Ago);
+    match text.strip_prefix('-') {
+        Some(ago) => span(ago),
+        None if text == "now" => Some(Moment::Ago(Duration::ZERO)),
+        None => Timestamp::from_rfc3339(text).map(Moment::At),
+    }
+    .ok_or_else(|| "write `2026-11-22T19:00:00Z`, `now`, or `-24h`".to_owned())
+}
+
+/// Measures an Atlas database and its host, writes both to `system_metrics`, and shows everything to Prometheus.
+#[derive(Debug, Parser)]
+#[command(
+    name = "atlas-sidecar",
+    version,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = false,
+    after_help = "Exit codes: 0 done, 1 failed, 64 wrong usage or configuration, 69 database unreachable, 75 try again later."
+)]
+struct Typed {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    verb: Option<TypedVerb>,
+}
+
+/// What every verb takes, in front of it or behind it. Not clap's `global`: that forgets a `--set` in front where one is behind.
+#[derive(Clone, Debug, Default, Args)]
+#[group(skip)]
+struct Shared {
+    /// Configuration file [env: ATLAS_SIDECAR_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One key of the configuration, stronger than file and environment (`--set scrape.interval=30s`); repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum TypedVerb {
+    /// Run the sidecar until SIGTERM or SIGINT; SIGHUP reads the configuration again (the default)
+    Run(Shared),
+    /// Load the configuration, print it without secrets, and say what is reachable
+    Check(Shared),
+    /// Print the reference configuration: every key with its meaning and its default
+    DefaultConfig(Shared),
+    /// Bring the schema up to date and print what was done
+    Migrate {
+        /// Print what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        shared: Shared,
+    },
+    /// Print stored history
+    Export {
+        #[command(flatten)]
+        export: Export,
+        #[command(flatten)]
+        shared: Shared,
+    },
+    /// Ask the running sidecar whether it is ready; for container health checks
+    ///
+    /// Asks `/-/ready` at `server.listen`, over TLS where the web config file says so. The certificate is not verified. A server that wants a
+    /// certificate of its clients counts as ready once it asks for one.
+    Health(Shared),
+}
+
+/// Reads the process' command line and environment; says what is wrong with them on standard error.
+pub fn parse() -> Result<Invocation, Exit> {
+    let environment = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(KEY_PREFIX))?;
+        Some((name, value.to_string_lossy().into_owned()))
+    });
+    // An empty variable is how a compose file says that there is none.
+    let file = std::env::var_os(FILE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    parse_from(std::env::args_os(), file, environment.collect())
+}
+
+fn parse_from(
+    arguments: impl IntoIterator<Item = OsString>,
+    file: Option<PathBuf>,
+    environment: Vec<(String, String)>,
+) -> Result<Invocation, Exit> {
+    let typed = Typed::try_parse_from(arguments).map_err(|e| {
+        // Nothing can be done where even the complaint cannot be written.
+        let _ = e.print();
+        match e.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+            _ => Exit::Usage,
+        }
+    })?;
+    let (verb, behind) = typed.verb.map_or_else(Default::default, TypedVerb::split);
+    let front = typed.shared;
+    let mut overrides = Vec::new();
+    for pair in front.set.iter().chain(&behind.set) {
+        match pair.split_once('=') {
+            Some((key, value)) if !key.trim().is_empty() => overrides.push((key.trim().to_owned(), value.to_owned())),
+            // Not repeated: it may be a secret that lost its key.
+            _ => {
+                complain("`--set` takes a key and a value", Some("write `--set scrape.interval=30s`"));
+                return Err(Exit::Usage);
+            }
+        }
+    }
+    let sources = Sources { file: behind.config.or(front.config).or(file), environment, overrides };
+    Ok(Invocation { sources, json: front.json || behind.json, verb })
+}
+
+impl TypedVerb {
+    fn split(self) -> (Verb, Shared) {
+        match self {
+            Self::Run(shared) => (Verb::Run, shared),
+            Self::Check(shared) => (Verb::Check, shared),
+            Self::DefaultConfig(shared) => (Verb::DefaultConfig, shared),
+            Self::Migrate { dry_run, shared } => (Verb::Migrate { dry_run }, shared),
+            Self::Export { export, shared } => (Verb::Export(export), shared),
+            Self::Health(shared) => (Verb::Health, shared),
+        }
+    }
+}
+
+/// Loads the configuration; says all that is wrong with it on standard error, and on standard output as well where JSON is wanted.
+pub fn load(invocation: &Invocation) -> Result<Loaded, Exit> {
+    config::load(&invocation.sources).map_err(|problems| {
+        if invocation.json {
+            print(&json_line(&serde_json::json!({ "problems": problems })));
+        }
+        complain_of(&problems);
+        Exit::Usage
+    })
+}
+
+fn complain_of(problems: &Problems) {
+    const HINT: &str = "`atlas-sidecar default-config` prints every key with its meaning and its default";
+    match problems.0.as_slice() {
+        [one] => complain(&one.to_string(), Some(HINT)),
+        many => {
+            let lines: Vec<String> = many.iter().map(|problem| format!("  {problem}")).collect();
+            complain(&format!("{} problems in the configuration:\n{}", many.len(), lines.join("\n")), Some(HINT));
+        }
+    }
+}
+
+/// Writes an error, and what to do about it, to standard error.
+pub fn complain(error: &str, hint: Option<&str>) {
+    let mut text = format!("error: {error}\n");
+    if let Some(hint) = hint {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    // Nothing can be done where even the complaint cannot be written.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Writes an answer to standard output. A reader that has enough is no failure; a disk that is full is one.
+pub fn print(text: &str) -> Exit {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Done,
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(e) => {
+            complain(&format!("cannot write to standard output: {e}"), None);
+            Exit::Failed
+        }
+    }
+}
+
+/// JSON for people and programs: indented, with its line end.
+pub fn json_line(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Invocation, Exit> {
+        let words = std::iter::once("atlas-sidecar").chain(line.split_whitespace()).map(OsString::from);
+        parse_from(words, Some("from-env.toml".into()), Vec::new())
+    }
+
+    #[test]
+    fn flags_count_in_front_of_the_verb_and_behind_it() {
+        let both = parsed("--set a=1 --config x.toml check --set b=2=3 --json").unwrap();
+        assert_eq!(both.verb, Verb::Check);
+        assert!(both.json);
+        assert_eq!(both.sources.file, Some("x.toml".into()));
+        let pairs = [("a", "1"), ("b", "2=3")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(both.sources.overrides, pairs);
+        let none = parsed("").unwrap();
+        assert_eq!((none.verb, none.sources.file), (Verb::Run, Some("from-env.toml".into())));
+    }
+
+    #[test]
+    fn moments_are_read_in_three_ways() {
+        let now = Timestamp::from_rfc3339("2026-11-22T19:00:00Z").unwrap();
+        let line = "export --from -24h --to now --metric node_* --metric up --format openmetrics";
+        let Ok(Invocation { verb: Verb::Export(export), .. }) = parsed(line) else { panic!("not an export") };
+        assert_eq!(export.from.resolve(now).to_rfc3339(), "2026-11-21T19:00:00.000Z");
+        assert_eq!(export.to.resolve(now), now);
+        assert_eq!(export.metrics, ["node_*", "up"]);
+        assert_eq!(moment("2026-11-22T20:00:00+01:00"), Ok(Moment::At(now)));
+        for bad in ["24h", "", "-", "yesterday", "2026-11-22", "-5 parsecs"] {
+            assert!(moment(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_64_and_help_is_0() {
+        for (line, exit) in [
+            ("--help", Exit::Done),
+            ("--version", Exit::Done),
+            ("export --help", Exit::Done),
+            ("frobnicate", Exit::Usage),
+            ("--frobnicate", Exit::Usage),
+            ("export --from now", Exit::Usage),
+            ("export --from now --to now --format xml", Exit::Usage),
+            ("--set key", Exit::Usage),
+            ("--set =value", Exit::Usage),
+        ] {
+            assert_eq!(parsed(line).map(|i| i.verb), Err(exit), "{line}");
+        }
+    }
+
+    #[test]
+    fn exit_codes_are_those_of_the_interface() {
+        let all = [Exit::Done, Exit::Failed, Exit::Usage, Exit::Unreachable, Exit::TryLater];
+        assert_eq!(all.map(Exit::code), [0, 1, 64, 69, 75]);
+    }
+}

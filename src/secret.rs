@@ -24,38 +24,53 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// `url` without what may be secret in it: the password of its authority and the values of its query.
+/// `url` without what may be secret in it: the password of its authority, its query's values and its fragment.
+///
+/// Also of a URL that is none: a password may hold any of `/?#@` where it should have been escaped. So where an `@` stands behind one of
+/// them and what is in front is no plain host, everything up to the last `@` is hidden: better too much than a part of a password.
 pub fn redacted_url(url: &str) -> String {
-    let (url, query) = match url.split_once('?') {
-        Some((url, query)) => (url, Some(query)),
-        None => (url, None),
-    };
-    let mut out = match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            let (authority, path) = rest.split_at(end);
-            match authority.rsplit_once('@') {
-                Some((user, host)) => {
-                    let user = user.split_once(':').map_or(user.to_owned(), |(name, _)| format!("{name}:<secret>"));
-                    format!("{scheme}://{user}@{host}{path}")
-                }
-                None => url.to_owned(),
-            }
-        }
-        None => url.to_owned(),
-    };
-    if let Some(query) = query {
-        let parts: Vec<String> = query
-            .split('&')
-            .map(|pair| match pair.split_once('=') {
-                Some((key, _)) => format!("{key}=<secret>"),
-                None => pair.to_owned(),
-            })
-            .collect();
-        out.push('?');
-        out.push_str(&parts.join("&"));
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (&url[..scheme.len() + 3], rest));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if let Some((user, host)) = authority.rsplit_once('@') {
+        let user = user.split_once(':').map_or(user.to_owned(), |(name, _)| format!("{name}:{HIDDEN}"));
+        return match path.rsplit_once('@') {
+            Some((_, sloppy)) => format!("{scheme}{HIDDEN}@{}", redacted_tail(sloppy)),
+            None => format!("{scheme}{user}@{host}{}", redacted_tail(path)),
+        };
     }
-    out
+    match path.rsplit_once('@') {
+        Some((_, sloppy)) if !is_host(authority) => format!("{scheme}{HIDDEN}@{}", redacted_tail(sloppy)),
+        _ => format!("{scheme}{authority}{}", redacted_tail(path)),
+    }
+}
+
+/// What stands in the place of a secret.
+const HIDDEN: &str = "<secret>";
+
+/// Path, query and fragment without values.
+fn redacted_tail(tail: &str) -> String {
+    let (tail, fragment) = tail.split_once('#').map_or((tail, ""), |(tail, _)| (tail, "#<secret>"));
+    let Some((path, query)) = tail.split_once('?') else { return format!("{tail}{fragment}") };
+    let pairs: Vec<String> = query
+        .split('&')
+        .map(|pair| match pair.split_once('=') {
+            Some((key, _)) => format!("{key}={HIDDEN}"),
+            // `?4f2a…`: a token without a name.
+            None => HIDDEN.to_owned(),
+        })
+        .collect();
+    format!("{path}?{}{fragment}", pairs.join("&"))
+}
+
+/// A host with an optional port, or nothing (`sqlite:///path`).
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    };
+    port.bytes().all(|b| b.is_ascii_digit())
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.[]:".contains(&b))
 }
 
 #[cfg(test)]
@@ -66,7 +81,13 @@ mod tests {
     fn urls_lose_passwords_and_query_values() {
         for (url, shown) in [
             ("postgres://u:p@ss@h/db", "postgres://u:<secret>@h/db"),
-            ("http://h:1/metrics?token=abc&x", "http://h:1/metrics?token=<secret>&x"),
+            ("http://h:1/metrics?token=abc&x", "http://h:1/metrics?token=<secret>&<secret>"),
+            ("http://h/metrics#key=abc", "http://h/metrics#<secret>"),
+            ("sqlite:///srv/a@b/atlas.db", "sqlite:///srv/a@b/atlas.db"),
+            ("http://[::1]:9100/a@b", "http://[::1]:9100/a@b"),
+            ("https://u:p/a?s#s@h/m?x=y", "https://<secret>@h/m?x=<secret>"),
+            ("https://u:p@a/ss@h/m", "https://<secret>@h/m"),
+            ("u:pass@h", "u:<secret>@h"),
             ("sqlite://data/atlas.db", "sqlite://data/atlas.db"),
             ("http://u@h", "http://u@h"),
         ] {

@@ -15,6 +15,11 @@ impl Globs {
         Self::new(["*"])
     }
 
+    /// The patterns, as they were written.
+    pub fn patterns(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
     /// Whether `name` passes.
     pub fn matches(&self, name: &str) -> bool {
         self.0.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))

@@ -1,0 +1,228 @@
+//! The effective configuration for people and programs, without its secrets.
+//!
+//! It is TOML that loads back: without secrets in it, to the same settings.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::Settings;
+use super::values::{show_duration, show_size};
+use crate::engine::{Builtin, Query};
+use crate::sample::globs::Globs;
+use crate::scrape::host;
+use crate::scrape::http::{Auth, Target};
+use crate::secret::redacted_url;
+
+/// What stands in the place of a secret.
+const HIDDEN: &str = "<secret>";
+
+/// A configuration that may be shown to anybody. `Display` gives TOML.
+#[derive(Clone, Debug)]
+pub struct Redacted(Vec<Table>);
+
+#[derive(Clone, Debug)]
+struct Table {
+    /// `scrape.targets`; empty for the keys in front of all tables.
+    path: &'static str,
+    /// Whether it is an element of a list of tables.
+    element: bool,
+    keys: Vec<(&'static str, Value)>,
+}
+
+/// `settings` without secrets.
+pub fn redacted(settings: &Settings) -> Redacted {
+    let Settings { state_directory, engine, server, expose, scrape, write, log } = settings;
+    let mut tables = vec![
+        table("", vec![("state_directory", json!(state_directory))]),
+        table(
+            "database",
+            vec![
+                ("url", json!(redacted_url(&engine.url))),
+                ("metrics_url", json!(engine.metrics_url.as_deref().map(redacted_url).unwrap_or_default())),
+                ("create", json!(engine.create)),
+            ],
+        ),
+    ];
+    tables.extend(engine.full_text.iter().map(|index| {
+        let keys = vec![("table", json!(index.table)), ("key", json!(index.key)), ("columns", json!(index.columns))];
+        Table { path: "database.full_text", element: true, keys }
+    }));
+    tables.extend([
+        table(
+            "server",
+            vec![
+                ("listen", json!(server.listen)),
+                ("web_config_file", json!(server.web_config_file.as_deref().unwrap_or("".as_ref()))),
+                ("max_requests", json!(server.max_requests)),
+            ],
+        ),
+        table(
+            "expose",
+            vec![
+                ("keep_prefixes", json!(expose.keep_prefixes)),
+                ("max_series", json!(expose.max_series)),
+                ("timestamps", json!(expose.timestamps)),
+                ("counters_stale_after", span(expose.counters_stale_after)),
+                ("hidden", patterns(&expose.hidden)),
+            ],
+        ),
+        table(
+            "scrape",
+            vec![
+                ("interval", span(scrape.interval)),
+                ("timeout", span(scrape.timeout)),
+                ("concurrency", json!(scrape.concurrency)),
+            ],
+        ),
+        of_host(&scrape.host),
+        of_builtin(&engine.builtin),
+    ]);
+    tables.extend(scrape.targets.iter().map(of_target));
+    tables.extend(engine.queries.iter().map(of_query));
+    tables.extend([
+        table(
+            "write",
+            vec![
+                ("queue_batches", json!(write.queue_batches)),
+                ("batch_rows", json!(write.batch_rows)),
+                ("batch_age", span(write.batch_age)),
+                ("rows_per_day", json!(write.rows_per_day)),
+            ],
+        ),
+        table("log", vec![("level", json!(log.level.to_string())), ("format", json!(log.format.to_string()))]),
+    ]);
+    Redacted(tables)
+}
+
+fn of_host(host: &host::Settings) -> Table {
+    table(
+        "scrape.host",
+        vec![
+            ("collectors", json!(host.collectors)),
+            ("store", patterns(&host.store)),
+            ("procfs", json!(host.procfs)),
+            ("sysfs", json!(host.sysfs)),
+            ("rootfs", json!(host.rootfs)),
+            ("ignored_mount_points", patterns(&host.ignored_mount_points)),
+            ("ignored_filesystem_types", patterns(&host.ignored_filesystem_types)),
+            ("ignored_network_devices", patterns(&host.ignored_network_devices)),
+            ("ignored_block_devices", patterns(&host.ignored_block_devices)),
+        ],
+    )
+}
+
+fn of_builtin(builtin: &Builtin) -> Table {
+    table(
+        "scrape.atlas",
+        vec![
+            ("collectors", json!(builtin.collectors)),
+            ("store", patterns(&builtin.store)),
+            ("interval", span(builtin.interval)),
+            ("timeout", span(builtin.timeout)),
+        ],
+    )
+}
+
+fn of_target(target: &Target) -> Table {
+    let mut keys = vec![
+        ("name", json!(target.name)),
+        ("url", json!(redacted_url(&target.url))),
+        ("interval", span(target.interval)),
+        ("timeout", span(target.timeout)),
+        ("metrics", patterns(&target.metrics)),
+        ("store", patterns(&target.store)),
+    ];
+    match &target.auth {
+        None => {}
+        Some(Auth::Bearer(_)) => keys.push(("bearer_token", json!(HIDDEN))),
+        Some(Auth::Basic { username, .. }) => {
+            keys.extend([("username", json!(username)), ("password", json!(HIDDEN))]);
+        }
+    }
+    keys.push(("max_body", json!(show_size(target.max_body_bytes as u64))));
+    keys.push(("max_samples", json!(target.max_samples)));
+    Table { path: "scrape.targets", element: true, keys }
+}
+
+fn of_query(query: &Query) -> Table {
+    let keys = vec![
+        ("name", json!(query.name)),
+        ("sql", json!(query.sql)),
+        ("values", json!(query.values)),
+        ("labels", json!(query.labels)),
+        ("help", json!(query.help)),
+        ("kind", json!(if query.counter { "counter" } else { "gauge" })),
+        ("interval", span(query.interval)),
+        ("timeout", span(query.timeout)),
+        ("max_rows", json!(query.max_rows)),
+        ("store", patterns(&query.store)),
+    ];
+    Table { path: "scrape.queries", element: true, keys }
+}
+
+fn table(path: &'static str, keys: Vec<(&'static str, Value)>) -> Table {
+    Table { path, element: false, keys }
+}
+
+fn span(span: Duration) -> Value {
+    json!(show_duration(span))
+}
+
+fn patterns(globs: &Globs) -> Value {
+    globs.patterns().collect()
+}
+
+impl Redacted {
+    /// The same as JSON, nested as the tables are.
+    pub fn json(&self) -> Value {
+        let mut root = Map::new();
+        for table in &self.0 {
+            let mut at = &mut root;
+            let parts: Vec<&str> = table.path.split('.').filter(|part| !part.is_empty()).collect();
+            let (parents, last) = parts.split_at(parts.len().saturating_sub(usize::from(table.element)));
+            for part in parents {
+                at = object(at.entry(*part).or_insert_with(|| json!({})));
+            }
+            let keys = table.keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+            match last {
+                [list] => list_in(at, list).push(Value::Object(keys.collect())),
+                _ => at.extend(keys),
+            }
+        }
+        Value::Object(root)
+    }
+}
+
+fn object(value: &mut Value) -> &mut Map<String, Value> {
+    value.as_object_mut().expect("a table's place holds a table")
+}
+
+fn list_in<'a>(map: &'a mut Map<String, Value>, name: &str) -> &'a mut Vec<Value> {
+    map.entry(name).or_insert_with(|| json!([])).as_array_mut().expect("a list's place holds a list")
+}
+
+impl fmt::Display for Redacted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for table in &self.0 {
+            match (table.path, table.element) {
+                ("", _) => {}
+                (path, false) => writeln!(f, "\n[{path}]")?,
+                (path, true) => writeln!(f, "\n[[{path}]]")?,
+            }
+            for (key, value) in &table.keys {
+                writeln!(f, "{key} = {}", toml(value))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Texts, numbers and booleans are written in JSON as in TOML, except for DEL, which TOML wants escaped.
+fn toml(value: &Value) -> String {
+    match value {
+        Value::Array(elements) => format!("[{}]", elements.iter().map(toml).collect::<Vec<_>>().join(", ")),
+        _ => value.to_string().replace('\u{7f}', "\\u007f"),
+    }
+}

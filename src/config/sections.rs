@@ -1,0 +1,187 @@
+//! The sections with one table each, in the order of config/default.toml, and what must hold between their keys.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use config::Value;
+use tracing::level_filters::LevelFilter;
+
+use super::Settings;
+use super::reader::{Refused, Section, Show};
+use super::sources::{self, Pace};
+use super::values::{self, Read};
+use crate::engine::{self, FullText};
+use crate::{expose, ingest, scrape, telemetry};
+
+const SECOND: Duration = Duration::from_secs(1);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+
+/// All settings; `None` only where a problem was noted.
+pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
+    let state_directory: PathBuf = root.take("state_directory", values::path);
+    let database = database(root.section("database"));
+    let server = server(root.section("server"));
+    let expose = exposition(root.section("expose"));
+    let listen = server.as_ref().map(|s| s.listen);
+    let (scrape, builtin, queries) = scraping(root.section("scrape"), listen);
+    let write = writing(root.section("write"));
+    let log = logging(root.section("log"));
+    let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, ..database? };
+    Some(Settings { state_directory, engine, server: server?, expose, scrape, write, log: log? })
+}
+
+/// `[database]`, with nothing yet in the places of `[scrape]`.
+fn database(mut section: Section<'_>) -> Option<engine::Settings> {
+    let url = database_url(&mut section, "url", "url_file");
+    let metrics_url = database_url(&mut section, "metrics_url", "metrics_url_file");
+    let create = section.take("create", values::flag);
+    let mut tables = BTreeMap::new();
+    let full_text = section.sections("full_text").into_iter().map(|s| full_text(s, &mut tables)).collect();
+    if let (Ok(None), key) = (&url, "url") {
+        section.reject(key, "must be `sqlite://` and a path");
+    }
+    if let (Ok(Some((key, metrics))), Ok(Some((_, url)))) = (&metrics_url, &url)
+        && same_file(metrics, url)
+    {
+        section.reject(key, "must be another file than `database.url`; leave it empty to use the same one");
+    }
+    Some(engine::Settings {
+        url: url.ok()??.1,
+        metrics_url: metrics_url.ok()?.map(|(_, url)| url),
+        create,
+        full_text,
+        state_directory: PathBuf::new(),
+        builtin: engine::Builtin {
+            collectors: Vec::new(),
+            interval: SECOND,
+            timeout: SECOND,
+            store: crate::sample::globs::Globs::all(),
+        },
+        queries: Vec::new(),
+    })
+}
+
+/// The URL with the key that gave it.
+fn database_url(
+    section: &mut Section<'_>,
+    name: &'static str,
+    file: &'static str,
+) -> Result<Option<(&'static str, String)>, Refused> {
+    let Some(held) = section.url(name, file)? else { return Ok(None) };
+    if held.text.starts_with("postgres://") || held.text.starts_with("postgresql://") {
+        return Err(
+            section.reject(held.key, "PostgreSQL is not supported by this version; write `sqlite://` and a path")
+        );
+    }
+    // The engine's own error would repeat the URL; the key and its redacted value are already in the problem.
+    match engine::sqlite::path_of(&held.text) {
+        Ok(_) => Ok(Some((held.key, held.text))),
+        Err(_) => Err(section.reject(
+            held.key,
+            "must be `sqlite://` and the path of a file, without parameters: `sqlite://data/atlas.db`",
+        )),
+    }
+}
+
+/// Whether two SQLite URLs mean one file, links followed where it exists.
+fn same_file(a: &str, b: &str) -> bool {
+    let real = |url| {
+        let path = engine::sqlite::path_of(url).ok()?;
+        path.canonicalize().or_else(|_| std::path::absolute(&path)).ok()
+    };
+    real(a) == real(b)
+}
+
+fn full_text(mut section: Section<'_>, tables: &mut BTreeMap<String, String>) -> FullText {
+    let table = section.need("table", identifier);
+    if let Some(other) = tables.insert(table.clone(), section.key("table")).filter(|_| !table.is_empty()) {
+        section.reject("table", format!("is also that of `{other}`; name all columns of a table in one place"));
+    }
+    FullText { table, key: section.need("key", identifier), columns: section.need("columns", identifiers) }
+}
+
+/// A name that SQL takes as it is: these become part of statements and of the index's own name.
+fn identifier(value: &Value) -> Read<String> {
+    let text = values::words(value)?;
+    if is_identifier(&text) { Ok(text) } else { Err(IDENTIFIER.to_owned()) }
+}
+
+fn identifiers(value: &Value) -> Read<Vec<String>> {
+    let list = values::some(value)?;
+    if list.iter().all(|name| is_identifier(name)) { Ok(list) } else { Err(IDENTIFIER.to_owned()) }
+}
+
+const IDENTIFIER: &str = "must be made of letters, digits and `_`, and not begin with a digit";
+
+pub(super) fn is_identifier(text: &str) -> bool {
+    !text.starts_with(|c: char| c.is_ascii_digit())
+        && !text.is_empty()
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn server(mut section: Section<'_>) -> Option<expose::Settings> {
+    let listen = section.get("listen", Show::Plain, address);
+    let web_config_file = section.get_some("web_config_file", Show::Plain, values::path);
+    let max_requests = section.take("max_requests", values::count(1..=10_000));
+    Some(expose::Settings { listen: listen.ok()??, web_config_file: web_config_file.ok()?, max_requests })
+}
+
+fn address(value: &Value) -> Read<SocketAddr> {
+    const EXPECTED: &str = "must be an address and a port: `127.0.0.1:9700`, or `[::]:9700` for every address";
+    let address: SocketAddr = values::words(value)?.parse().map_err(|_| EXPECTED.to_owned())?;
+    match address.port() {
+        0 => Err("must name a port; 0 would be another one after each start".to_owned()),
+        _ => Ok(address),
+    }
+}
+
+fn exposition(mut section: Section<'_>) -> expose::Exposition {
+    expose::Exposition {
+        keep_prefixes: section.take("keep_prefixes", values::list),
+        // A million series are a page of 112 MiB (measured); ten are the end of what one process should hold.
+        max_series: section.take("max_series", values::count(1..=10_000_000)),
+        timestamps: section.take("timestamps", values::flag),
+        counters_stale_after: section.take("counters_stale_after", values::duration(SECOND..=30 * DAY)),
+        hidden: patterns(&mut section, "hidden"),
+    }
+}
+
+/// Patterns with a default in config/default.toml.
+pub(super) fn patterns(section: &mut Section<'_>, name: &'static str) -> crate::sample::globs::Globs {
+    section.take_or(name, crate::sample::globs::Globs::new(Vec::<String>::new()), values::globs)
+}
+
+fn scraping(
+    mut section: Section<'_>,
+    listen: Option<SocketAddr>,
+) -> (scrape::Settings, engine::Builtin, Vec<engine::Query>) {
+    let pace = Pace::first(&mut section);
+    let concurrency = section.take("concurrency", values::count(1..=256));
+    let host = sources::host(section.section("host"));
+    let builtin = sources::builtin(section.section("atlas"), pace);
+    let mut names = sources::taken_names();
+    let targets =
+        section.sections("targets").into_iter().map(|s| sources::target(s, pace, listen, &mut names)).collect();
+    let queries = section.sections("queries").into_iter().map(|s| sources::query(s, pace, &mut names)).collect();
+    let Pace { interval, timeout } = pace;
+    (scrape::Settings { interval, timeout, concurrency, host, targets }, builtin, queries)
+}
+
+fn writing(mut section: Section<'_>) -> ingest::Settings {
+    ingest::Settings {
+        queue_batches: section.take("queue_batches", values::count(1..=1_000_000)),
+        // 10 000 rows hold SQLite's write lock for some 50 ms; the application waits that long.
+        batch_rows: section.take("batch_rows", values::count(1..=10_000)),
+        batch_age: section.take("batch_age", values::duration(Duration::from_millis(100)..=Duration::from_secs(300))),
+        rows_per_day: section.take("rows_per_day", values::whole(0..=u64::MAX)),
+    }
+}
+
+fn logging(mut section: Section<'_>) -> Option<telemetry::Settings> {
+    let level = section.get("level", Show::Plain, values::one_of(&["off", "error", "warn", "info", "debug", "trace"]));
+    let format = section.get("format", Show::Plain, values::one_of(&["text", "json"]));
+    let level: LevelFilter = level.ok()??.parse().ok()?;
+    Some(telemetry::Settings { level, format: format.ok()??.parse().ok()? })
+}
