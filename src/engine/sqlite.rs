@@ -7,13 +7,18 @@
 //! - The journal mode of a file that somebody else made is left alone. One that we make is set to WAL.
 //! - The database file is never opened by anything but SQLite: closing a descriptor of it drops all POSIX locks that this process holds on it.
 
+pub mod errors;
+mod history;
+pub mod samples;
+pub mod times;
+
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqliteConnection, Transaction};
+use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
 
 use super::EngineError;
 
@@ -72,6 +77,11 @@ impl Database {
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
+            // SQLite ends a transaction by itself on some errors (a full disk, I/O); sqlx then still counts it as open and would refuse
+            // every later one. Such a connection is closed, the pool opens another. The ping waits for a rollback under way.
+            .after_release(|connection, _| {
+                Box::pin(async move { connection.ping().await.map(|()| !connection.is_in_transaction()) })
+            })
             .connect_with(writing)
             .await
             .map_err(|e| cannot("open", &e))?;

@@ -1,0 +1,84 @@
+//! What an error of SQLite means to the caller: for a store what to do next, for a collector why there is nothing.
+//!
+//! The low byte of a code is its kind, the rest its variety (<https://www.sqlite.org/rescode.html>): 517, `SQLITE_BUSY_SNAPSHOT`, is a 5.
+
+use crate::scrape::CollectError;
+use crate::store::StoreError;
+
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+const NOMEM: i32 = 7;
+const INTERRUPT: i32 = 9;
+const IOERR: i32 = 10;
+const CORRUPT: i32 = 11;
+const FULL: i32 = 13;
+const CANTOPEN: i32 = 14;
+const PROTOCOL: i32 = 15;
+const SCHEMA: i32 = 17;
+const CONSTRAINT: i32 = 19;
+const NOTADB: i32 = 26;
+/// A write that the file system refused: a quota, mostly. Space may come back.
+const IOERR_WRITE: i32 = 778;
+/// The WAL's index could not grow: no space for the `-shm` file.
+const IOERR_SHMSIZE: i32 = 4874;
+
+/// SQLite's extended result code, where the error is SQLite's.
+pub fn code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
+fn kind(error: &sqlx::Error) -> Option<i32> {
+    code(error).map(|code| code & 0xff)
+}
+
+/// Whether a row broke a rule of its table.
+pub fn is_constraint(error: &sqlx::Error) -> bool {
+    kind(error) == Some(CONSTRAINT)
+}
+
+/// Whether the statement's time was up.
+pub fn is_interrupted(error: &sqlx::Error) -> bool {
+    kind(error) == Some(INTERRUPT)
+}
+
+/// Whether the table that is asked for does not exist; only for statements that name one table.
+pub fn is_missing_table(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|e| e.message().starts_with("no such table"))
+}
+
+/// What a writer does next. A constraint is named by its caller, who knows the row; here it is `Broken`.
+pub fn store_error(error: sqlx::Error) -> StoreError {
+    let why = error.to_string();
+    match code(&error) {
+        Some(FULL | IOERR_WRITE | IOERR_SHMSIZE) => StoreError::Full(why),
+        Some(code) => match code & 0xff {
+            BUSY | LOCKED | PROTOCOL | INTERRUPT | SCHEMA | NOMEM => StoreError::Busy(why),
+            _ => StoreError::Broken(why),
+        },
+        None => match error {
+            // The pool is closed for good; everything else between us and SQLite heals with the next connection.
+            sqlx::Error::PoolClosed => StoreError::Broken(why),
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => {
+                StoreError::Broken(why)
+            }
+            _ => StoreError::Busy(why),
+        },
+    }
+}
+
+/// Why a collection gave nothing.
+pub fn collect_error(error: sqlx::Error) -> CollectError {
+    let why = error.to_string();
+    match kind(&error) {
+        Some(INTERRUPT) => CollectError::Timeout,
+        Some(BUSY | LOCKED | PROTOCOL | CANTOPEN | IOERR) => CollectError::Unreachable(why),
+        Some(CORRUPT | NOTADB) => CollectError::Malformed(why),
+        Some(_) => CollectError::Internal(why),
+        None => match error {
+            sqlx::Error::PoolTimedOut => CollectError::Timeout,
+            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => CollectError::Unreachable(why),
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => CollectError::Malformed(why),
+            _ => CollectError::Internal(why),
+        },
+    }
+}

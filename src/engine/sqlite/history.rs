@@ -1,0 +1,187 @@
+//! Stored history, read back series by series.
+//!
+//! The table knows names, times and raw `tags`; a series is a name and labels. So for each name that is asked for, its distinct raw tags
+//! are brought to labels first, and SQLite then sorts the name's rows by the position of their labels and their time. What is
+//! held here is one name's labels; the rows are sorted in SQLite's own temporary file and handed over one by one.
+//! Each statement reads by itself: a snapshot held over a whole export would keep the WAL from being checkpointed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::Database;
+use super::times::millis;
+use crate::clock::Timestamp;
+use crate::sample::globs::Globs;
+use crate::sample::{Labels, tags};
+use crate::store::{History, Stored};
+
+/// What one name's rows may take: an hour is an export of a file that has grown far beyond its retention.
+const LIMIT: Duration = Duration::from_secs(3600);
+
+/// How far a text's time may lie from what its first characters say: offsets of up to 14:59 hours, and whole days to cut at.
+const SLACK: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// The rows of name `?1` from `?2` to before `?3` (milliseconds). The texts `?4` and `?5` let the index leave out what is days away; numbers sort before any text.
+macro_rules! span {
+    () => {
+        concat!(
+            "metric_name = ?1 AND ((recorded_at >= ?4 AND recorded_at < ?5) OR recorded_at < '') AND ",
+            millis!("recorded_at"),
+            " >= ?2 AND ",
+            millis!("recorded_at"),
+            " < ?3"
+        )
+    };
+}
+
+/// One name's raw tags: NULL is one of them, `0` stands for what is no text or too long to be copied.
+const RAW_TAGS: &str = concat!(
+    "SELECT CASE WHEN tags IS NULL THEN '{}' WHEN typeof(tags) = 'text' AND octet_length(tags) <= 65536 THEN tags END AS raw,",
+    " count(*) FROM system_metrics WHERE ",
+    span!(),
+    " GROUP BY raw"
+);
+
+/// One name's rows, by series (`?6`: raw tags with the position of their labels) and time; the later of equal times last (T-7).
+const ROWS: &str = concat!(
+    "WITH raw (tags, series) AS MATERIALIZED (SELECT value ->> 0, value ->> 1 FROM json_each(?6)) ",
+    "SELECT raw.series, CASE WHEN typeof(metric_value) IN ('integer', 'real') THEN CAST(metric_value AS REAL) END, ",
+    millis!("recorded_at"),
+    " AS at FROM system_metrics CROSS JOIN raw ON raw.tags = coalesce(system_metrics.tags, '{}') WHERE ",
+    span!(),
+    " ORDER BY raw.series, at, system_metrics.rowid"
+);
+
+const BAD_TIMES: &str = concat!("SELECT count(*) FROM system_metrics WHERE ", millis!("recorded_at"), " IS NULL");
+
+/// See [`SampleStore::history`](crate::store::SampleStore::history).
+pub(super) async fn read(
+    database: &Database,
+    from: Timestamp,
+    to: Timestamp,
+    names: &Globs,
+    each: &mut (dyn FnMut(Stored) -> io::Result<()> + Send),
+) -> Result<History, sqlx::Error> {
+    let span = Span { from, to };
+    let mut done = History::default();
+    let mut reader = database.read(LIMIT).await?;
+    let bad_times: i64 = sqlx::query_scalar(BAD_TIMES).fetch_one(&mut *reader).await?;
+    done.bad_times = u64::try_from(bad_times).unwrap_or(0);
+    let mut next = first_name(&mut reader).await?;
+    while let Some(name) = next {
+        drop(reader);
+        reader = database.read(LIMIT).await?;
+        if names.matches(&name) {
+            let series = series_of(&mut reader, &name, span, &mut done).await?;
+            rows_of(&mut reader, &name, span, series, &mut done, each).await?;
+        }
+        next = name_after(&mut reader, &name).await?;
+    }
+    Ok(done)
+}
+
+#[derive(Clone, Copy)]
+struct Span {
+    from: Timestamp,
+    to: Timestamp,
+}
+
+impl Span {
+    /// The day `at` is in, less or plus the slack, as a text that sorts with all forms.
+    fn bounds(self) -> (String, String) {
+        let day = |at: Timestamp| at.to_sql().chars().take(10).collect::<String>();
+        (day(self.from.before(SLACK)), day(self.to.after(SLACK)))
+    }
+}
+
+async fn first_name(reader: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
+    // Blobs sort behind every text, so this bound leaves them out.
+    sqlx::query_scalar("SELECT metric_name FROM system_metrics WHERE metric_name < x'' ORDER BY metric_name LIMIT 1")
+        .fetch_optional(reader)
+        .await
+}
+
+async fn name_after(reader: &mut SqliteConnection, name: &str) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT metric_name FROM system_metrics WHERE metric_name > ? AND metric_name < x'' ORDER BY metric_name LIMIT 1",
+    )
+    .bind(name)
+    .fetch_optional(reader)
+    .await
+}
+
+/// The name's series in the span: their labels, and the raw tags that mean them.
+async fn series_of(
+    reader: &mut SqliteConnection,
+    name: &str,
+    span: Span,
+    done: &mut History,
+) -> Result<BTreeMap<Labels, BTreeSet<String>>, sqlx::Error> {
+    let (low, high) = span.bounds();
+    let mut series: BTreeMap<Labels, BTreeSet<String>> = BTreeMap::new();
+    sqlx::query(RAW_TAGS)
+        .bind(name)
+        .bind(span.from.millis())
+        .bind(span.to.millis())
+        .bind(low)
+        .bind(high)
+        .try_map(|row: sqlx::sqlite::SqliteRow| {
+            let raw: Option<String> = row.try_get(0)?;
+            match raw.as_deref().map(|json| tags::from_json(Some(json))) {
+                Some(Ok(labels)) => drop(series.entry(labels).or_default().extend(raw)),
+                Some(Err(_)) | None => done.bad_rows += u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0),
+            }
+            Ok(())
+        })
+        .fetch_all(reader)
+        .await?;
+    Ok(series)
+}
+
+async fn rows_of(
+    reader: &mut SqliteConnection,
+    name: &str,
+    span: Span,
+    series: BTreeMap<Labels, BTreeSet<String>>,
+    done: &mut History,
+    each: &mut (dyn FnMut(Stored) -> io::Result<()> + Send),
+) -> Result<(), sqlx::Error> {
+    if series.is_empty() {
+        return Ok(());
+    }
+    let positions: Value = series
+        .values()
+        .enumerate()
+        .flat_map(|(position, raws)| {
+            raws.iter().map(move |raw| Value::from(vec![Value::from(raw.as_str()), position.into()]))
+        })
+        .collect();
+    let labels: Vec<Labels> = series.into_keys().collect();
+    let (low, high) = span.bounds();
+    // A `Vec<()>` takes no memory: the rows are handed over as they come.
+    sqlx::query(ROWS)
+        .bind(name)
+        .bind(span.from.millis())
+        .bind(span.to.millis())
+        .bind(low)
+        .bind(high)
+        .bind(positions.to_string())
+        .try_map(|row: sqlx::sqlite::SqliteRow| {
+            let Some(value) = row.try_get::<Option<f64>, _>(1)? else {
+                done.bad_rows += 1;
+                return Ok(());
+            };
+            let position = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(usize::MAX);
+            let labels = labels.get(position).cloned().unwrap_or_default();
+            let at = Timestamp::from_millis(row.try_get(2)?);
+            done.rows += 1;
+            each(Stored { name: name.to_owned(), labels, value, at }).map_err(sqlx::Error::Io)
+        })
+        .fetch_all(reader)
+        .await
+        .map(drop)
+}
