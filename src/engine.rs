@@ -1,5 +1,6 @@
 //! The database: [`Engine`] is a bag of parts, [`open`] the only place that knows which database it is.
 
+pub mod schema;
 pub mod sqlite;
 
 use std::fmt;

@@ -7,6 +7,9 @@
 //! - The journal mode of a file that somebody else made is left alone. One that we make is set to WAL.
 //! - The database file is never opened by anything but SQLite: closing a descriptor of it drops all POSIX locks that this process holds on it.
 
+pub mod admin_key;
+pub mod schema;
+
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
