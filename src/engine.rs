@@ -1,6 +1,7 @@
 //! The database: [`Engine`] is a bag of parts, [`open`] the only place that knows which database it is.
 
 pub mod ids;
+pub mod schema;
 pub mod sqlite;
 
 use std::fmt;

@@ -11,6 +11,8 @@ pub mod errors;
 mod history;
 pub mod samples;
 pub mod times;
+pub mod admin_key;
+pub mod schema;
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};

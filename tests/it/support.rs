@@ -1,6 +1,8 @@
 //! What the tests share: scratch folders, free ports, a running sidecar, small HTTP.
 #![allow(dead_code, reason = "each test module uses its part")]
 
+pub mod python;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,346 @@
+//! Doing what a plan says, one transaction after another.
+//!
+//! Each transaction takes the write lock first and plans anew inside it. So two migrations at once do not do the same thing twice, one that was
+//! interrupted goes on where it ended, and there is no state to get wrong: the database is the state. A lock that somebody else holds is
+//! waited for; the same step is then decided again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection, Transaction};
+
+use super::inventory::Inventory;
+use super::own::{API_INFRASTRUCTURE, ATLAS, Migration, OWN, SEARCH_ENHANCEMENT};
+use super::plan::{Action, Plan, Step, plan};
+use super::{Part, Scope, full_text};
+use crate::clock::Clock;
+use crate::engine::schema::KeySink;
+use crate::engine::sqlite::{Database, admin_key};
+use crate::engine::{EngineError, FullText};
+use crate::retry::Backoff;
+use crate::secret::Secret;
+
+/// How long one step waits for the write lock: longer than any application should hold it, shorter than an operator's patience.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two tries for the lock, each of which already waits for the connection's busy timeout.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), most: Duration::from_millis(500) };
+
+/// Rows per transaction of a filling step: so many that the step takes this long, because that is how long the application cannot write (R-13: < 250 ms).
+const HOLD: Duration = Duration::from_millis(100);
+const ROWS_FIRST: i64 = 64;
+const ROWS_MOST: i64 = 4096;
+
+/// A pass over a table is repeated where the schema changed on the way, because a VACUUM counts as such and moves implicit rowids. A schema that changes
+/// during three passes in a row is changed by something else.
+const PASSES_MOST: u32 = 3;
+
+/// Work on one database.
+#[derive(Debug)]
+pub struct Work<'a> {
+    /// The database.
+    pub database: &'a Database,
+    /// Which part of the schema belongs there.
+    pub part: Part,
+    /// What may be done.
+    pub scope: Scope,
+    /// `[[database.full_text]]`.
+    pub full_text: &'a [FullText],
+    /// Where a new admin key goes.
+    pub sink: &'a KeySink,
+    /// For the records.
+    pub clock: &'a Clock,
+    /// See [`PATIENCE`].
+    pub patience: Duration,
+    rows: i64,
+    pass: Pass,
+}
+
+/// What one transaction did.
+#[derive(Debug)]
+pub enum Stepped {
+    /// There was nothing to do; this is the plan that said so, with its notes.
+    Nothing(Plan),
+    /// Some rows of a filling step.
+    Rows,
+    /// These steps, described.
+    Done {
+        /// For people.
+        what: Vec<String>,
+        /// A new admin key, and where it went.
+        key: Option<MadeKey>,
+        /// The plan that these steps came from.
+        plan: Plan,
+    },
+}
+
+/// A new admin key after its row has committed.
+#[derive(Debug)]
+pub enum MadeKey {
+    /// To be printed.
+    Shown(Secret),
+    /// In this file.
+    Written(PathBuf),
+}
+
+/// Where the pass of migration 002 is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pass {
+    number: u32,
+    schema_version: i64,
+    after: Option<i64>,
+}
+
+/// What a step inside a transaction came to.
+enum Outcome {
+    Done,
+    Rows,
+    Key(Secret),
+}
+
+/// Why a try failed.
+enum Failure {
+    /// Somebody else has the lock: try again.
+    Busy(String),
+    Broken(EngineError),
+}
+
+impl<'a> Work<'a> {
+    /// Work with nothing done yet.
+    pub fn new(
+        database: &'a Database,
+        (part, scope): (Part, Scope),
+        full_text: &'a [FullText],
+        sink: &'a KeySink,
+        clock: &'a Clock,
+    ) -> Self {
+        let (rows, pass) = (ROWS_FIRST, Pass::default());
+        Self { database, part, scope, full_text, sink, clock, patience: PATIENCE, rows, pass }
+    }
+
+    /// Does what comes first: one transaction. Whoever stops calling leaves a database that a later call completes.
+    pub async fn step(&mut self) -> Result<Stepped, EngineError> {
+        let start = Instant::now();
+        let mut failures = 0;
+        loop {
+            match self.attempt().await {
+                Ok(stepped) => return Ok(stepped),
+                Err(Failure::Broken(error)) => return Err(error),
+                Err(Failure::Busy(why)) if start.elapsed() >= self.patience => {
+                    let path = self.database.path().display();
+                    return Err(EngineError::new(format!("database `{path}` is locked by another process: {why}"))
+                        .hint("nothing of this step was done; run the same command again when the other is through"));
+                }
+                Err(Failure::Busy(_)) => {
+                    failures += 1;
+                    tokio::time::sleep(BACKOFF.wait(failures, u64::from(std::process::id()))).await;
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<Stepped, Failure> {
+        let path = self.database.path();
+        let mut transaction = self.database.write().await.map_err(|e| failure("lock", path, &e))?;
+        let held = Instant::now();
+        let inventory = Inventory::read(&mut transaction).await.map_err(|e| failure("read the schema of", path, &e))?;
+        let mut plan = plan(&inventory, self.part, self.scope, self.full_text).map_err(Failure::Broken)?;
+        if plan.steps.is_empty() {
+            return Ok(Stepped::Nothing(plan));
+        }
+        let steps = match plan.together {
+            true => std::mem::take(&mut plan.steps),
+            false => vec![plan.steps.remove(0)],
+        };
+        let (mut key, mut pass) = (None, self.pass);
+        for step in &steps {
+            let mut outcome = self.run(&mut transaction, step, &mut pass).await?;
+            while plan.together && matches!(outcome, Outcome::Rows) {
+                outcome = self.run(&mut transaction, step, &mut pass).await?;
+            }
+            match outcome {
+                Outcome::Done => {}
+                Outcome::Key(secret) => key = Some(secret),
+                Outcome::Rows => {
+                    transaction.commit().await.map_err(|e| failure(&step.what, path, &e))?;
+                    self.pass = pass;
+                    self.rest(held.elapsed()).await;
+                    return Ok(Stepped::Rows);
+                }
+            }
+        }
+        self.pass = Pass::default();
+        let key = self.commit(transaction, key).await?;
+        Ok(Stepped::Done { what: steps.into_iter().map(|s| s.what).collect(), key, plan })
+    }
+
+    async fn run(&self, connection: &mut SqliteConnection, step: &Step, pass: &mut Pass) -> Result<Outcome, Failure> {
+        let result = match &step.action {
+            Action::Sql(sql) => execute(connection, sql.clone()).await.map(|()| Outcome::Done),
+            Action::Own(migration) => self.own(connection, migration).await.map(|()| Outcome::Done),
+            Action::FillFullText(index) => self.fill(connection, index).await,
+            Action::FillAccessCount => self.fill_access_count(connection, pass).await,
+            Action::AdminKey(columns) => {
+                let key = admin_key::generate().map_err(Failure::Broken)?;
+                self.insert_key(connection, columns, &key).await.map(|()| Outcome::Key(key))
+            }
+        };
+        result.map_err(|e| failure(&step.what, self.database.path(), &e))
+    }
+
+    async fn own(&self, connection: &mut SqliteConnection, migration: &'static Migration) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(migration.sql).execute(&mut *connection).await?;
+        self.record(connection, OWN, (migration.version, migration.name), &migration.checksum()).await
+    }
+
+    async fn fill(&self, connection: &mut SqliteConnection, index: &full_text::Index) -> Result<Outcome, sqlx::Error> {
+        let begun: bool = sqlx::query_scalar(AssertSqlSafe(index.begun_sql())).fetch_one(&mut *connection).await?;
+        let sql = AssertSqlSafe(index.fill_sql(begun));
+        let copied = sqlx::query(sql).bind(self.rows).execute(&mut *connection).await?.rows_affected();
+        if i64::try_from(copied).is_ok_and(|copied| copied >= self.rows) {
+            return Ok(Outcome::Rows);
+        }
+        execute(connection, index.publish_sql()).await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn fill_access_count(
+        &self,
+        connection: &mut SqliteConnection,
+        pass: &mut Pass,
+    ) -> Result<Outcome, sqlx::Error> {
+        let version: i64 = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *connection).await?;
+        if pass.number == 0 {
+            *pass = Pass { number: 1, schema_version: version, after: None };
+        }
+        let window = "SELECT max(r) FROM (SELECT _rowid_ AS r FROM content_metadata
+                      WHERE ?1 IS NULL OR _rowid_ > ?1 ORDER BY _rowid_ LIMIT ?2)";
+        let last: Option<i64> =
+            sqlx::query_scalar(window).bind(pass.after).bind(self.rows).fetch_one(&mut *connection).await?;
+        if let Some(last) = last {
+            let update = "UPDATE content_metadata SET access_count = 0
+                          WHERE access_count IS NULL AND _rowid_ <= ?2 AND (?1 IS NULL OR _rowid_ > ?1)";
+            sqlx::query(update).bind(pass.after).bind(last).execute(&mut *connection).await?;
+            pass.after = Some(last);
+            return Ok(Outcome::Rows);
+        }
+        if version != pass.schema_version && pass.number < PASSES_MOST {
+            *pass = Pass { number: pass.number + 1, schema_version: version, after: None };
+            return Ok(Outcome::Rows);
+        }
+        self.record(connection, ATLAS, SEARCH_ENHANCEMENT, "").await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn insert_key(
+        &self,
+        connection: &mut SqliteConnection,
+        columns: &[&str],
+        key: &Secret,
+    ) -> Result<(), sqlx::Error> {
+        // Every value is given: the defaults of a table that an ORM made are often in the ORM only. The time is cut to seconds, as
+        // CURRENT_TIMESTAMP writes it.
+        let now = self.clock.now().to_sql();
+        let now = now.split('.').next().unwrap_or_default();
+        let hash = admin_key::hash(key);
+        let marks = vec!["?"; columns.len()].join(", ");
+        let sql = format!("INSERT INTO api_keys ({}) VALUES ({marks})", columns.join(", "));
+        let mut insert = sqlx::query(AssertSqlSafe(sql));
+        for column in columns {
+            insert = match *column {
+                "id" => insert.bind(admin_key::ID),
+                "name" => insert.bind(admin_key::NAME),
+                "key_hash" => insert.bind(&hash),
+                "permissions" => insert.bind(admin_key::PERMISSIONS),
+                "created_at" => insert.bind(now),
+                // The seed's default.
+                "rate_limit_per_hour" => insert.bind(1000),
+                "is_active" => insert.bind(true),
+                other => unreachable!("`{other}` is none of plan::KEY_COLUMNS"),
+            };
+        }
+        insert.execute(&mut *connection).await?;
+        self.record(connection, ATLAS, API_INFRASTRUCTURE, "").await
+    }
+
+    async fn record(
+        &self,
+        connection: &mut SqliteConnection,
+        track: &str,
+        (version, name): (i64, &str),
+        checksum: &str,
+    ) -> Result<(), sqlx::Error> {
+        // A record may be there already: whoever deletes all keys gets another from the next `migrate`.
+        sqlx::query(
+            "INSERT INTO sidecar_migrations (track, version, name, checksum, applied_at, applied_by)
+             VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(track)
+        .bind(version)
+        .bind(name)
+        .bind(checksum)
+        .bind(self.clock.now().to_sql())
+        .bind(env!("CARGO_PKG_VERSION"))
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+
+    /// Commits. A key for a file is on the disk before, and gone again if the commit fails.
+    async fn commit(
+        &self,
+        transaction: Transaction<'static, Sqlite>,
+        key: Option<Secret>,
+    ) -> Result<Option<MadeKey>, Failure> {
+        let made = match (key, self.sink) {
+            (None, _) => None,
+            (Some(key), KeySink::Terminal) => Some(MadeKey::Shown(key)),
+            (Some(key), KeySink::File(directory)) => {
+                Some(MadeKey::Written(admin_key::place(directory, &key).map_err(Failure::Broken)?))
+            }
+        };
+        if let Err(error) = transaction.commit().await {
+            if let Some(MadeKey::Written(path)) = &made {
+                admin_key::withdraw(path);
+            }
+            return Err(failure("commit to", self.database.path(), &error));
+        }
+        Ok(made)
+    }
+
+    /// Fits the rows of the next transaction to the time this one took, and leaves the lock to others for as long again.
+    async fn rest(&mut self, held: Duration) {
+        if held > HOLD {
+            self.rows = (self.rows / 2).max(1);
+        } else if held < HOLD / 4 {
+            self.rows = (self.rows * 2).min(ROWS_MOST);
+        }
+        tokio::time::sleep(held.min(HOLD)).await;
+    }
+}
+
+async fn execute(connection: &mut SqliteConnection, sql: String) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
+}
+
+fn failure(what: &str, path: &std::path::Path, error: &sqlx::Error) -> Failure {
+    let text = format!("cannot {what} in `{}`: {error}", path.display());
+    match is_busy(error) {
+        true => Failure::Busy(error.to_string()),
+        false => Failure::Broken(
+            EngineError::new(text)
+                .hint("the steps before this one are done; correct the cause and run the same command again"),
+        ),
+    }
+}
+
+/// SQLITE_BUSY (5) and SQLITE_LOCKED (6), with whatever their extended codes add in the higher bits (E-6); and a pool whose only connection is in use.
+fn is_busy(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(e) => {
+            e.code().and_then(|c| c.parse::<i32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
+        }
+        _ => false,
+    }
+}
