@@ -39,7 +39,7 @@ pub struct Settings {
     /// `[server]`
     pub server: expose::Settings,
     /// `[expose]`
-    pub expose: expose::Exposition,
+    pub expose: ingest::latest::Settings,
     /// `[scrape]`
     pub scrape: scrape::Settings,
     /// `[write]`

@@ -1,4 +1,4 @@
-//! The database: [`Engine`] is a bag of parts, [`open`] the only place that knows which database it is.
+//! The database: [`Engine`] is a bag of parts; this file is the only one that knows which database it is.
 
 pub mod ids;
 pub mod schema;
@@ -6,9 +6,16 @@ pub mod sqlite;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::Registry;
+
+use crate::clock::Clock;
+use crate::sample::Desc;
 use crate::sample::globs::Globs;
+use crate::scrape::Source;
+use crate::store::SampleStore;
 
 /// One of `[[database.full_text]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +88,91 @@ pub struct Settings {
     pub builtin: Builtin,
     /// `[[scrape.queries]]`
     pub queries: Vec<Query>,
+}
+
+/// An opened database: the parts that the rest of the program works with.
+pub struct Engine {
+    database: sqlite::Opened,
+    samples: Option<Arc<dyn SampleStore>>,
+    ids: Arc<ids::Ids>,
+    rows_today: u64,
+    report: schema::Report,
+}
+
+impl Engine {
+    /// Opens what `settings` name and does what `run` may do to its schema. `host` is what this instance is registered under.
+    pub async fn open(
+        settings: &Settings,
+        host: &str,
+        clock: &Clock,
+        registry: &Registry,
+    ) -> Result<Self, EngineError> {
+        let (database, report) = sqlite::Opened::open(settings, clock, registry).await?;
+        let instance = ids::Instance::load_or_make(&settings.state_directory).map_err(|e| {
+            EngineError::new(format!("cannot keep `instance` in `{}`: {e}", settings.state_directory.display()))
+        })?;
+        let samples = database.samples(instance, host, clock.now()).await?;
+        let rows_today = match &samples {
+            // Where it cannot be counted now, the budget of this day begins again: rather too many rows than none.
+            Some(samples) => samples.own_rows_since(clock.now().midnight()).await.unwrap_or(0),
+            None => 0,
+        };
+        Ok(Self { database, samples, ids: Arc::new(ids::Ids::new(instance)), rows_today, report })
+    }
+
+    /// Where samples are stored; nothing where the database has no table for them.
+    pub fn samples(&self) -> Option<Arc<dyn SampleStore>> {
+        self.samples.clone()
+    }
+
+    /// What makes the ids of rows.
+    pub fn ids(&self) -> Arc<ids::Ids> {
+        Arc::clone(&self.ids)
+    }
+
+    /// How many rows this instance had stored today when it was opened.
+    pub fn rows_today(&self) -> u64 {
+        self.rows_today
+    }
+
+    /// What was done to the schema, and what `migrate` would do.
+    pub fn report(&self) -> &schema::Report {
+        &self.report
+    }
+
+    /// The built-in sources and the configured queries, and a line for each that is off because something is missing.
+    pub async fn sources(&self, settings: &Settings) -> Result<(Vec<Source>, Vec<String>), EngineError> {
+        self.database.sources(settings).await
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+}
+
+/// Opens stored history for reading: nothing is made or changed.
+pub async fn history(settings: &Settings) -> Result<Arc<dyn SampleStore>, EngineError> {
+    sqlite::history(settings).await
+}
+
+/// Looks at the database and tries every configured query; one line each, with whether it is good.
+pub async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Result<String, EngineError>)> {
+    sqlite::check(settings, clock).await
+}
+
+/// Brings the schema up to date.
+pub async fn migrate(
+    settings: &Settings,
+    options: schema::MigrateOptions,
+    clock: &Clock,
+) -> Result<schema::Report, EngineError> {
+    sqlite::schema::migrate(settings, options, clock).await
+}
+
+/// The families of all engines.
+pub fn metrics() -> Vec<&'static Desc> {
+    sqlite::metrics()
 }
 
 /// Why the engine could not do what it was asked: exit code 69 at start.

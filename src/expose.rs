@@ -58,21 +58,6 @@ pub struct Settings {
     pub max_requests: usize,
 }
 
-/// The `[expose]` section.
-#[derive(Clone, Debug)]
-pub struct Exposition {
-    /// Name prefixes that are shown as they are; all other stored names get `atlas_` in front.
-    pub keep_prefixes: Vec<String>,
-    /// The most series shown; known ones stay, new ones beyond it are dropped and counted.
-    pub max_series: usize,
-    /// Whether samples carry their time.
-    pub timestamps: bool,
-    /// How long a counter (histogram, summary) is shown after its last value; gauges: max(5 min, 3 × interval).
-    pub counters_stale_after: Duration,
-    /// Which series are never shown.
-    pub hidden: Globs,
-}
-
 /// What the server shows of the rest of the program.
 pub struct Routes {
     /// The page of `/metrics`.

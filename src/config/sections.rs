@@ -137,8 +137,8 @@ fn address(value: &Value) -> Read<SocketAddr> {
     }
 }
 
-fn exposition(mut section: Section<'_>) -> expose::Exposition {
-    expose::Exposition {
+fn exposition(mut section: Section<'_>) -> latest::Settings {
+    latest::Settings {
         keep_prefixes: section.take("keep_prefixes", values::list),
         // A million series are a page of 112 MiB (measured); ten are the end of what one process should hold.
         max_series: section.take("max_series", values::count(1..=10_000_000)),
