@@ -2,7 +2,7 @@
 //!
 //! One file is one collector is one source. The words follow node_exporter 1.5 (what Debian 12 ships); a test runs it beside us and
 //! compares. Every path hangs below `procfs`, `sysfs` and `rootfs`, so a container can look at its host and a test at a
-//! captured one.
+//! made-up one.
 //!
 //! *What may hang.* `/proc` and the counters in `/sys` are kernel memory: reading them costs microseconds and asks no device, so it
 //! happens where the collector is polled. `statfs` asks a filesystem, perhaps one whose server is gone, and `hwmon` and

@@ -1,4 +1,4 @@
-//! The host collectors beside the real node_exporter, live and over a captured host, and a golden page of that host.
+//! The host collectors beside the real node_exporter, live and over a made-up host, and a golden page of that host.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test it host::` writes the golden page anew.
 
@@ -188,7 +188,7 @@ fn fixture(part: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/host").join(part)
 }
 
-fn captured() -> Settings {
+fn made_up() -> Settings {
     settings(&fixture("proc"), &fixture("sys"), &fixture("root"))
 }
 
@@ -203,13 +203,13 @@ async fn collect(sources: &mut [Source], at: Timestamp) -> Page {
 /// Where we differ from node_exporter 1.5 on purpose: name or prefix of the family, part of the labels, why.
 const INTENDED: [(&str, &str, &str); 5] = [
     ("node_cpu_", "cpu=\"2\"", "it shows an offline CPU between others as one that never did anything, we show none"),
-    ("node_time_zone_offset_seconds", "", "over a captured root ours is that root's zone, its own is this machine's"),
+    ("node_time_zone_offset_seconds", "", "over the fixture root ours is that root's zone, its own is this machine's"),
     (
         "node_disk_info",
         "device=\"sda\"",
         "the serial printed on the disk (SCSI_IDENT_SERIAL), as node_exporter from 1.6 on",
     ),
-    ("node_network_receive_nohandler_total", "", "it has it only from netlink, which cannot be captured"),
+    ("node_network_receive_nohandler_total", "", "it has it only from netlink, which no fixture can stand for"),
     ("node_filesystem_", "fstype=\"fuse", "it multiplies by f_bsize what is counted in f_frsize"),
 ];
 
@@ -285,15 +285,15 @@ async fn we_show_what_node_exporter_shows() {
     assert!((-2.0..3600.0).contains(&age), "this test runs for {age} s");
 }
 
-/// What this machine lacks (sensors, odd disks, an offline CPU) is compared over a captured host that has it.
+/// What this machine lacks (sensors, odd disks, an offline CPU) is compared over a made-up host that has it.
 #[tokio::test]
-async fn we_show_what_node_exporter_shows_of_a_captured_host() {
+async fn we_show_what_node_exporter_shows_of_the_fixture_host() {
     let mut flags = exclusions();
     flags.extend(["proc", "sys", "root"].map(|part| format!("--path.{part}fs={}", fixture(part).display())));
     flags.push(format!("--path.udev.data={}", fixture("root/run/udev/data").display()));
     flags.push("--no-collector.netdev.netlink".to_owned());
     let exporter = NodeExporter::start(&flags);
-    let mut sources = sources(&captured(), Duration::from_secs(60), Duration::from_secs(10));
+    let mut sources = sources(&made_up(), Duration::from_secs(60), Duration::from_secs(10));
     let differences: Vec<_> = INTENDED.iter().map(|(family, ..)| *family).collect();
     let ours = without_intended(collect(&mut sources, Clock::system().now()).await, &differences);
     let theirs = without_intended(exporter.page(), &differences);
@@ -312,10 +312,10 @@ async fn we_show_what_node_exporter_shows_of_a_captured_host() {
     }
 }
 
-/// The whole page of the captured host, byte for byte.
+/// The whole page of the fixture host, byte for byte.
 #[tokio::test]
-async fn the_captured_host_gives_the_golden_page() {
-    let settings = captured();
+async fn the_fixture_host_gives_the_golden_page() {
+    let settings = made_up();
     let mut sources = sources(&settings, Duration::from_secs(60), Duration::from_secs(10));
     // Figures of the running kernel: what it is called, and how full its disks are.
     sources.retain(|source| source.name != "uname" && source.name != "filesystem");

@@ -2,7 +2,7 @@
 //!
 //! The kernel's figures are not quite counters: idle and iowait step back a little on tickless kernels, and start again when a CPU
 //! comes back online. A step back shown as it is would be a counter reset, and `rate()` would show hundreds of seconds per second. So, as
-//! node_exporter does, small steps back are held at the last value, and an idle time that fell by [`REPLUGGED_SECONDS`] is believed.
+//! node_exporter does, small steps back are held at the last value, and an idle time that fell by 3 s is believed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -204,7 +204,7 @@ mod tests {
     use std::sync::{Arc, Condvar, Mutex};
     use std::time::Instant;
 
-    const PATIENCE: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_millis(800);
 
     const MOUNTS: &str = "\
 /dev/sda1 / ext4 rw,relatime 0 0

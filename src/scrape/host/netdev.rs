@@ -10,7 +10,7 @@ use crate::sample::globs::Globs;
 use crate::sample::{Batch, Desc, Labels};
 use crate::scrape::CollectError;
 
-/// The families of this collector; all but the last in the order of [`values`].
+/// The families of this collector; all but the last in the order of the file's columns.
 pub const METRICS: &[Desc] = &[
     counter("node_network_receive_bytes_total", "bytes", "Network device statistic receive_bytes."),
     counter("node_network_receive_packets_total", "packets", "Network device statistic receive_packets."),
