@@ -157,8 +157,8 @@ pub async fn history(settings: &Settings) -> Result<Arc<dyn SampleStore>, Engine
 }
 
 /// Looks at the database and tries every configured query; one line each, with whether it is good.
-pub async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Result<String, EngineError>)> {
-    sqlite::check(settings, clock).await
+pub async fn check(settings: &Settings) -> Vec<(String, Result<String, EngineError>)> {
+    sqlite::check(settings).await
 }
 
 /// Brings the schema up to date.

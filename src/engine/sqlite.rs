@@ -9,6 +9,7 @@
 
 pub mod errors;
 mod history;
+mod opened;
 pub mod samples;
 pub mod times;
 pub mod admin_key;
@@ -21,6 +22,8 @@ use std::time::{Duration, Instant};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
+
+pub use opened::{Opened, check, history};
 
 use super::EngineError;
 

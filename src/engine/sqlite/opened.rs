@@ -100,11 +100,11 @@ pub async fn history(settings: &Settings) -> Result<Arc<dyn SampleStore>, Engine
 }
 
 /// Looks at the databases and tries the queries; a line each.
-pub async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Result<String, EngineError>)> {
+pub async fn check(settings: &Settings) -> Vec<(String, Result<String, EngineError>)> {
     let mut lines = Vec::new();
     let urls = [("database.url", Some(&settings.url)), ("database.metrics_url", settings.metrics_url.as_ref())];
     for (key, url) in urls.into_iter().filter_map(|(key, url)| Some((key, url?))) {
-        lines.push((key.to_owned(), check_file(url, settings, clock).await));
+        lines.push((key.to_owned(), check_file(url, settings).await));
     }
     let app = match path_of(&settings.url) {
         Ok(path) if path.exists() => Database::open(&path, false).await,
@@ -122,7 +122,7 @@ pub async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Result<St
 }
 
 /// What the file at `url` is, and what `migrate` would do to it.
-async fn check_file(url: &str, settings: &Settings, _clock: &Clock) -> Result<String, EngineError> {
+async fn check_file(url: &str, settings: &Settings) -> Result<String, EngineError> {
     let path = path_of(url)?;
     if !path.exists() && settings.create {
         return Ok(format!("`{}` does not exist yet; `run` makes it", path.display()));
@@ -131,7 +131,7 @@ async fn check_file(url: &str, settings: &Settings, _clock: &Clock) -> Result<St
     let inventory = look(&database).await;
     let journal = journal_mode(&database).await;
     database.close().await;
-    let tables = inventory?.tables().count();
+    let tables = inventory?.len();
     Ok(format!("`{}`: {tables} tables, journal mode `{}`", path.display(), journal?))
 }
 

@@ -144,6 +144,11 @@ impl Inventory {
         self.relations.get(&name.to_ascii_lowercase())
     }
 
+    /// How many relations there are, SQLite's own not counted.
+    pub fn len(&self) -> usize {
+        self.relations.len()
+    }
+
     /// Whether `table` (or a view of that name) has all of `columns`. The error says what is missing, for a log line.
     pub fn has(&self, table: &str, columns: &[&str]) -> Result<(), String> {
         let Some(relation) = self.relation(table) else {
