@@ -5,7 +5,9 @@
 
 pub mod check;
 pub mod default_config;
+pub mod export;
 pub mod health;
+pub mod migrate;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -172,7 +172,7 @@ pub async fn migrate(
 
 /// The families of all engines.
 pub fn metrics() -> Vec<&'static Desc> {
-    sqlite::metrics()
+    sqlite::sources::metrics().collect()
 }
 
 /// Why the engine could not do what it was asked: exit code 69 at start.

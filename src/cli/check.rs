@@ -81,9 +81,41 @@ pub async fn checks(loaded: &Loaded) -> Vec<Check> {
         listen(settings.server.listen, settings.server.web_config_file.is_some()),
         web_config_file(settings.server.web_config_file.as_deref()),
     ];
+    checks.extend(databases(settings).await);
+    checks.extend(targets(settings).await);
     checks.extend(loaded.warnings.iter().map(|warning| Check::new("secrets", Outcome::Warn, warning)));
     if loaded.warnings.is_empty() {
         checks.push(Check::new("secrets", Outcome::Ok, "no file with a secret can be read by everybody"));
+    }
+    checks
+}
+
+async fn databases(settings: &Settings) -> Vec<Check> {
+    let line = |(name, result): (String, Result<String, EngineError>)| {
+        let query = name.starts_with("scrape.");
+        match result {
+            Ok(detail) => Check::new(name, Outcome::Ok, detail),
+            Err(e) if query => Check::new(name, Outcome::Fail, e.message),
+            Err(e) => Check::new(name, Outcome::Unreachable, e.message),
+        }
+    };
+    engine::check(&settings.engine).await.into_iter().map(line).collect()
+}
+
+/// Scrapes each target once, as `run` would.
+async fn targets(settings: &Settings) -> Vec<Check> {
+    let registry = Registry::new();
+    let metrics = Arc::new(http::Metrics::new(&registry));
+    let mut checks = Vec::new();
+    for mut source in http::sources(&settings.scrape.targets, settings.server.listen, &metrics) {
+        let mut batch = Batch::new(Clock::system().now());
+        let collected = tokio::time::timeout(source.timeout, source.collector.collect(&mut batch)).await;
+        let (outcome, detail) = match collected {
+            Ok(Ok(())) => (Outcome::Ok, format!("{} samples", batch.len())),
+            Ok(Err(e)) => (Outcome::Fail, e.to_string()),
+            Err(_) => (Outcome::Fail, format!("no answer in {:?}", source.timeout)),
+        };
+        checks.push(Check::new(format!("scrape.targets `{}`", source.name), outcome, detail));
     }
     checks
 }

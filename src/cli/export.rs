@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use crate::clock::Timestamp;
+use super::migrate::unreachable;
+use super::{Exit, Export, ExportFormat, Invocation, complain, load};
+use crate::clock::{Clock, Timestamp};
+use crate::engine;
 use crate::expose::encode::write_value;
 use crate::ingest::latest::Settings as Exposition;
 use crate::ingest::latest::shown::{write_escaped, write_series};
@@ -16,14 +19,50 @@ use crate::sample::names::{Of, Scheme};
 use crate::sample::{Kind, Suffix, tags};
 use crate::store::{History, Meta, SampleStore, StoreError, Stored};
 
-/// How history is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// OpenMetrics text 1.0 with timestamps.
-    OpenMetrics,
-    /// `time,metric,value,labels`, RFC 4180.
-    Csv,
+/// Prints what `wanted` names.
+pub async fn run(invocation: &Invocation, wanted: &Export) -> Exit {
+    let settings = match load(invocation) {
+        Ok(loaded) => loaded.settings,
+        Err(exit) => return exit,
+    };
+    let now = Clock::system().now();
+    let (from, to) = (wanted.from.resolve(now), wanted.to.resolve(now));
+    if from >= to {
+        complain(&format!("`--from` ({from}) is not before `--to` ({to})"), None);
+        return Exit::Usage;
+    }
+    let store = match engine::history(&settings.engine).await {
+        Ok(store) => store,
+        Err(e) => return unreachable(&e),
+    };
+    let names = if wanted.metrics.is_empty() { Globs::all() } else { Globs::new(wanted.metrics.iter().cloned()) };
+    let mut out = io::BufWriter::new(io::stdout());
+    let exported = export(store.as_ref(), &settings.expose, (from, to), &names, wanted.format, &mut out).await;
+    let written = exported.and_then(|history| broken(out.flush()).map(|()| history));
+    match written {
+        Ok(history) => {
+            if history.bad_rows + history.bad_times > 0 {
+                complain(
+                    &format!(
+                        "left out: {} rows whose value or tags, {} whose time cannot be read",
+                        history.bad_rows, history.bad_times
+                    ),
+                    None,
+                );
+            }
+            Exit::Done
+        }
+        // The reader has enough (`| head`).
+        Err(StoreError::Broken(why)) if why.contains(CLOSED) => Exit::Done,
+        Err(e) => {
+            complain(&e.to_string(), None);
+            Exit::Failed
+        }
+    }
 }
+
+/// What a pipe without a reader says.
+const CLOSED: &str = "Broken pipe";
 
 /// Writes the rows with `from <= time < to` whose stored name passes `names`.
 pub async fn export(
@@ -31,16 +70,16 @@ pub async fn export(
     exposition: &Exposition,
     (from, to): (Timestamp, Timestamp),
     names: &Globs,
-    format: Format,
+    format: ExportFormat,
     out: &mut (dyn Write + Send),
 ) -> Result<History, StoreError> {
     match format {
-        Format::Csv => {
+        ExportFormat::Csv => {
             broken(writeln!(out, "time,metric,value,labels"))?;
             let mut each = |row: Stored| csv_line(out, &row);
             store.history(from, to, names, &mut each).await
         }
-        Format::OpenMetrics => {
+        ExportFormat::OpenMetrics => {
             let metas = store.metas().await?.into_iter().map(|meta| (meta.name.clone(), meta)).collect();
             let mut page = OpenMetrics { out, exposition, metas, seen: HashSet::new(), name: String::new() };
             let history = store.history(from, to, names, &mut |row| page.sample(&row)).await?;

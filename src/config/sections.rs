@@ -13,6 +13,7 @@ use super::reader::{Refused, Section, Show};
 use super::sources::{self, Pace};
 use super::values::{self, Read};
 use crate::engine::{self, FullText};
+use crate::ingest::latest;
 use crate::{expose, ingest, scrape, telemetry};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -104,6 +104,13 @@ impl Registered {
         Self(numbers.into_iter().map(Into::into).filter(|n| Instance::parse(n).is_some()).collect())
     }
 
+    /// These and `others`.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
     /// The numbers as a JSON array, for `json_each`.
     pub fn to_json(&self) -> String {
         serde_json::Value::from_iter(self.0.iter().map(String::as_str)).to_string()

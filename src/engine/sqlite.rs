@@ -7,13 +7,18 @@
 //! - The journal mode of a file that somebody else made is left alone. One that we make is set to WAL.
 //! - The database file is never opened by anything but SQLite: closing a descriptor of it drops all POSIX locks that this process holds on it.
 
+pub mod admin_key;
+pub mod atlas;
 pub mod errors;
 mod history;
 mod opened;
+pub mod queries;
 pub mod samples;
-pub mod times;
-pub mod admin_key;
 pub mod schema;
+pub mod sources;
+pub mod stats;
+pub mod table;
+pub mod times;
 
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};

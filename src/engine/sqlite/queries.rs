@@ -1,0 +1,214 @@
+//! `[[scrape.queries]]`: the operator's own statements as collectors (E-5, E-7).
+//!
+//! What keeps such a statement harmless, from the outside in:
+//!
+//! - The connection is opened read-only, with `query_only` on top, and runs under a deadline that interrupts the statement itself.
+//! - It is one statement that begins with SELECT, WITH or VALUES ([`statement`]). No PRAGMA: some change the connection for
+//!   whoever uses it next; those that only tell are there as functions (`SELECT * FROM pragma_page_count`). No EXPLAIN:
+//!   a plan is no measurement. No ATTACH: this database is what we were given.
+//! - It runs as `SELECT * FROM (…) LIMIT n`, which nothing but a reading statement survives, and which stops it at the row limit.
+//! - More rows or longer labels than allowed fail the collection: half a result would look like a whole one.
+
+mod statement;
+
+use std::collections::HashSet;
+
+use prometheus::{IntCounter, IntCounterVec, Registry};
+use sqlx::sqlite::{SqliteRow, SqliteValueRef};
+use sqlx::{AssertSqlSafe, Column, Decode, Executor, Row as _, SqlSafeStr, Sqlite, Statement, TypeInfo, ValueRef};
+
+use super::Database;
+use super::errors::{collect_error, is_interrupted};
+use crate::engine::Query;
+use crate::sample::{Batch, Desc, Kind, Labels, Name};
+use crate::scrape::{CollectError, Collector};
+use crate::task::Pending;
+use crate::telemetry;
+
+/// The longest value of a label, in bytes: what is longer is a text, not a label.
+const LABEL_BYTES: usize = 1024;
+
+/// The families of this module.
+pub const METRICS: &[&Desc] = &[&DUPLICATES];
+
+const DUPLICATES: Desc = Desc {
+    name: "atlas_sidecar_query_duplicate_rows_total",
+    kind: Kind::Counter,
+    unit: "rows",
+    help: "Rows of a configured query whose labels an earlier row of the same result had; the first is kept. Add a label or GROUP BY",
+};
+
+/// The own metrics that all queries share.
+#[derive(Clone)]
+pub struct Own(IntCounterVec);
+
+impl Own {
+    /// Registers them.
+    pub fn new(registry: &Registry) -> Self {
+        Self(telemetry::counters(registry, &DUPLICATES, &["source"]))
+    }
+}
+
+/// One configured query.
+pub struct Queried {
+    database: Database,
+    query: Query,
+    sql: Result<String, String>,
+    duplicates: IntCounter,
+}
+
+impl Queried {
+    /// The collector of `query`; a statement that is not allowed makes it fail with the reason each time.
+    pub fn new(database: Database, query: Query, own: &Own) -> Self {
+        let duplicates = own.0.with_label_values(&[&query.name]);
+        let sql = bounded(&query);
+        Self { database, query, sql, duplicates }
+    }
+
+    async fn run(&self, batch: &mut Batch) -> Result<(), CollectError> {
+        let sql = self.sql.clone().map_err(CollectError::Malformed)?;
+        let mut reader = self.database.read(self.query.timeout).await.map_err(collect_error)?;
+        // Not kept: its columns are asked anew each time, for `SELECT *` changes with its table.
+        let rows =
+            sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_all(&mut *reader).await.map_err(collect_error)?;
+        if rows.len() > self.query.max_rows {
+            return Err(CollectError::TooLarge(format!("more than {} rows (`max_rows`)", self.query.max_rows)));
+        }
+        let Some(first) = rows.first() else { return Ok(()) };
+        let columns =
+            Columns::find(&self.query, first.columns().iter().map(Column::name)).map_err(CollectError::Malformed)?;
+        let mut seen = HashSet::new();
+        for row in &rows {
+            let labels = columns.labels(row)?;
+            if !seen.insert(labels.clone()) {
+                self.duplicates.inc();
+                continue;
+            }
+            for (family, column) in &columns.values {
+                if let Some(value) = value_of(row, *column)? {
+                    let kind = if self.query.counter { Kind::Counter } else { Kind::Gauge };
+                    batch.family(family.clone(), kind, self.query.help.clone()).push(labels.clone(), value);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Queried {
+    fn collect<'a>(&'a mut self, batch: &'a mut Batch) -> Pending<'a, Result<(), CollectError>> {
+        Box::pin(self.run(batch))
+    }
+}
+
+/// Whether `query` may run, has the columns that it promises, and gives what can be shown: it is run once, under its own limits.
+pub async fn check_query(database: &Database, query: &Query) -> Result<(), String> {
+    let sql = bounded(query)?;
+    let mut reader = database.read(query.timeout).await.map_err(|e| e.to_string())?;
+    let prepared = (&mut *reader).prepare(AssertSqlSafe(sql).into_sql_str()).await;
+    let prepared =
+        prepared.map_err(|e| if is_interrupted(&e) { "no answer in time".to_owned() } else { e.to_string() })?;
+    Columns::find(query, prepared.columns().iter().map(Column::name))?;
+    drop(reader);
+    let queried = Queried::new(database.clone(), query.clone(), &Own::new(&Registry::new()));
+    let mut batch = Batch::new(crate::clock::Timestamp::from_millis(0));
+    queried.run(&mut batch).await.map_err(|e| e.to_string())
+}
+
+/// The statement as it is run; one row more than allowed tells "too many".
+fn bounded(query: &Query) -> Result<String, String> {
+    let one = statement::only_reading(&query.sql)?;
+    // The line break ends a comment at the statement's end.
+    Ok(format!("SELECT * FROM ({one}\n) LIMIT {}", query.max_rows.saturating_add(1)))
+}
+
+/// Where the query's columns are in its rows.
+struct Columns {
+    values: Vec<(Name, usize)>,
+    labels: Vec<(String, usize)>,
+}
+
+impl Columns {
+    fn find<'a>(query: &Query, names: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+        let there: Vec<&str> = names.collect();
+        let place = |wanted: &String| {
+            there.iter().position(|name| name == wanted).ok_or_else(|| {
+                let there: Vec<String> = there.iter().map(|name| format!("`{name}`")).collect();
+                format!("the statement gives no column `{wanted}`; it gives {}", there.join(", "))
+            })
+        };
+        let only_value = query.values.len() == 1 && query.values[0] == "value";
+        let family = |column: &String| match only_value {
+            true => Name::Owned(query.name.clone()),
+            false => Name::Owned(format!("{}_{column}", query.name)),
+        };
+        Ok(Self {
+            values: query.values.iter().map(|c| Ok((family(c), place(c)?))).collect::<Result<_, String>>()?,
+            labels: query.labels.iter().map(|c| Ok((c.clone(), place(c)?))).collect::<Result<_, String>>()?,
+        })
+    }
+
+    fn labels(&self, row: &SqliteRow) -> Result<Labels, CollectError> {
+        self.labels.iter().map(|(name, column)| Ok((name.clone(), label_of(row, *column)?))).collect::<Result<_, _>>()
+    }
+}
+
+/// What SQLite stored, which need not be what a column was declared as.
+enum Stored<'r> {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(&'r str),
+    Blob,
+}
+
+fn stored(row: &SqliteRow, column: usize) -> Result<Stored<'_>, CollectError> {
+    fn decode<'r, T: Decode<'r, Sqlite>>(value: SqliteValueRef<'r>) -> Result<T, CollectError> {
+        T::decode(value).map_err(|e| CollectError::Malformed(e.to_string()))
+    }
+    let value = row.try_get_raw(column).map_err(collect_error)?;
+    if value.is_null() {
+        return Ok(Stored::Null);
+    }
+    let kind = value.type_info().name().to_owned();
+    Ok(match kind.as_str() {
+        "INTEGER" => Stored::Integer(decode(value)?),
+        "REAL" => Stored::Real(decode(value)?),
+        "TEXT" => Stored::Text(decode(value)?),
+        _ => Stored::Blob,
+    })
+}
+
+/// A number, or nothing where it is NULL.
+fn value_of(row: &SqliteRow, column: usize) -> Result<Option<f64>, CollectError> {
+    let wrong = |what: &str| {
+        CollectError::Malformed(format!("column `{}` holds {what}, not a number", row.column(column).name()))
+    };
+    match stored(row, column)? {
+        Stored::Null => Ok(None),
+        Stored::Integer(number) => Ok(Some(number as f64)),
+        Stored::Real(number) => Ok(Some(number)),
+        Stored::Text(text) => match text.trim().parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Some(number)),
+            _ => Err(wrong("a text")),
+        },
+        Stored::Blob => Err(wrong("a blob")),
+    }
+}
+
+/// A label's value; NULL is an absent label.
+fn label_of(row: &SqliteRow, column: usize) -> Result<String, CollectError> {
+    let name = || row.column(column).name().to_owned();
+    match stored(row, column)? {
+        Stored::Null => Ok(String::new()),
+        Stored::Integer(number) => Ok(number.to_string()),
+        Stored::Real(number) => Ok(number.to_string()),
+        Stored::Text(text) if text.len() <= LABEL_BYTES => Ok(text.to_owned()),
+        Stored::Text(text) => Err(CollectError::TooLarge(format!(
+            "label `{}` has {} bytes, {LABEL_BYTES} are allowed; shorten it with `substr()`",
+            name(),
+            text.len()
+        ))),
+        Stored::Blob => Err(CollectError::Malformed(format!("label `{}` holds a blob; use `hex()`", name()))),
+    }
+}
