@@ -33,9 +33,14 @@ pub(super) fn is_default(value: &Value) -> bool {
     value.origin() == Some(BY_DEFAULT)
 }
 
+/// Whether `value` was given on the command line.
+pub(super) fn is_flag(value: &Value) -> bool {
+    value.origin() == Some(BY_FLAG)
+}
+
 /// Whether `value` is a text that stands for any kind of value: from the environment or the command line.
 pub(super) fn is_textual(value: &Value) -> bool {
-    value.origin().is_some_and(|origin| origin == BY_FLAG || origin.starts_with(PREFIX))
+    is_flag(value) || value.origin().is_some_and(|origin| origin.starts_with(PREFIX))
 }
 
 /// All layers, merged. A layer with problems is left out, so that the problems of the others are seen in the same run.
@@ -169,17 +174,22 @@ fn value_of(value: Spanned<DeValue<'_>>, origin: &dyn Fn(usize) -> String) -> Va
         DeValue::Boolean(yes) => yes.into(),
         DeValue::Datetime(time) => time.to_string().into(),
         DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().unwrap_or(f64::NAN).into(),
-        DeValue::Integer(number) => match i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()) {
-            Ok(number) => number.into(),
-            // Too large for any key: a float is refused by all of them.
-            Err(_) => f64::INFINITY.into(),
-        },
+        DeValue::Integer(number) => integer(&number.as_str().replace('_', ""), number.radix()),
         DeValue::Array(elements) => {
             elements.into_iter().map(|element| value_of(element, origin)).collect::<Vec<Value>>().into()
         }
         DeValue::Table(table) => table_of(table, origin).into(),
     };
     Value::new(Some(&here), kind)
+}
+
+/// An `i64` where it fits. What does not is too large for any key and only kept to be shown.
+fn integer(digits: &str, radix: u32) -> ValueKind {
+    match (i64::from_str_radix(digits, radix), i128::from_str_radix(digits, radix)) {
+        (Ok(number), _) => number.into(),
+        (_, Ok(number)) => number.into(),
+        _ => f64::INFINITY.into(),
+    }
 }
 
 /// Where the lines of a text begin.

@@ -39,8 +39,8 @@ fn database(mut section: Section<'_>) -> Option<engine::Settings> {
     let create = section.take("create", values::flag);
     let mut tables = BTreeMap::new();
     let full_text = section.sections("full_text").into_iter().map(|s| full_text(s, &mut tables)).collect();
-    if let (Ok(None), key) = (&url, "url") {
-        section.reject(key, "must be `sqlite://` and a path");
+    if let Ok(None) = url {
+        section.missing("url", "must not be empty; write `sqlite://` and a path");
     }
     if let (Ok(Some((key, metrics))), Ok(Some((_, url)))) = (&metrics_url, &url)
         && same_file(metrics, url)

@@ -130,7 +130,10 @@ fn check_url(url: &str) -> Result<(), String> {
     let url: Uri = url.parse().map_err(|_| EXPECTED.to_owned())?;
     let speaks_http = matches!(url.scheme_str(), Some("http" | "https"));
     let has_host = url.host().is_some_and(|host| !host.is_empty());
-    if speaks_http && has_host { Ok(()) } else { Err(EXPECTED.to_owned()) }
+    // `Uri` takes any text for a port: `http://user:pass/word@host/` would be a request to `user`.
+    let after_user = url.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or_default());
+    let has_bad_port = url.port_u16().is_none() && url.host() != Some(after_user);
+    if speaks_http && has_host && !has_bad_port { Ok(()) } else { Err(EXPECTED.to_owned()) }
 }
 
 /// Whether a URL leads to `listen` (E-2). Names are not looked up: only `localhost` is known to mean this machine.
@@ -280,9 +283,21 @@ mod tests {
 
     #[test]
     fn urls_of_other_kinds_are_refused() {
-        for url in ["", "/metrics", "host:9100", "ftp://host/x", "http://", "http:///metrics", "http://a b/"] {
+        for url in [
+            "",
+            "/metrics",
+            "host:9100",
+            "ftp://host/x",
+            "http://",
+            "http:///metrics",
+            "http://a b/",
+            "http://u:p/x@host/",
+            "http://host:/",
+        ] {
             assert!(check_url(url).is_err(), "{url}");
         }
-        assert!(check_url("https://u:p@host/metrics?x=y").is_ok());
+        for url in ["https://u:p@host/metrics?x=y", "http://[::1]:9100/", "http://[::1]", "HTTP://host"] {
+            assert!(check_url(url).is_ok(), "{url}");
+        }
     }
 }
