@@ -48,7 +48,10 @@ pub(super) fn merged(sources: &Sources, problems: &mut Vec<Problem>) -> Map<Stri
     let mut layers = Config::builder().add_source(default_layer());
     if let Some(path) = &sources.file {
         match file_layer(path) {
-            Ok(layer) => layers = layers.add_source(layer),
+            Ok(mut layer) => {
+                problems.extend(layer.without_paths());
+                layers = layers.add_source(layer);
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -59,7 +62,7 @@ pub(super) fn merged(sources: &Sources, problems: &mut Vec<Problem>) -> Map<Stri
     let flags = sources.overrides.iter().map(|(key, value)| (key.clone(), BY_FLAG, value.as_str()));
     for (key, origin, text) in variables.chain(flags) {
         match reaches_too_far(&key) {
-            true => problems.push(Problem::new(key, Some(origin), "an element that far does not exist")),
+            true => problems.push(Problem::new(key, Some(origin), "must name an element by its number, from 0 to 999")),
             false => layers = layers.add_source(Layer::of_one(key, origin, text)),
         }
     }
@@ -103,6 +106,22 @@ struct Layer(Map<String, Value>);
 impl Layer {
     fn of_one(key: String, origin: &str, text: &str) -> Self {
         Self(Map::from_iter([(key, Value::new(Some(&origin.to_owned()), text))]))
+    }
+}
+
+impl Layer {
+    /// Takes out the keys at the top that the `config` crate would read as paths: `"scrape.targets[999999999].name" = 1` asks it for a
+    /// billion empty elements.
+    fn without_paths(&mut self) -> Vec<Problem> {
+        let is_plain = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let (plain, paths): (Map<_, _>, Map<_, _>) = self.0.drain().partition(|(key, _)| is_plain(key));
+        self.0 = plain;
+        let mut problems: Vec<Problem> = paths
+            .into_iter()
+            .map(|(key, value)| Problem::new(key, value.origin(), "unknown key; tables are written as `[table]`"))
+            .collect();
+        problems.sort_by(|a, b| a.key.cmp(&b.key));
+        problems
     }
 }
 

@@ -122,6 +122,9 @@ fn default_config_prints_the_reference_byte_for_byte() {
     assert_eq!(out.status.code(), Some(0));
     assert_eq!(text(&out.stdout), include_str!("../../config/default.toml"));
     assert_eq!(out.stderr, b"");
+    let out = sidecar(folder.path(), &["default-config", "--json", "--set", "scrape.interval=1h"]);
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(json["scrape"]["interval"], "1m");
 }
 
 /// The reference with its examples in force: lines that begin with `#` and no space.
@@ -287,7 +290,7 @@ fn problems_of_all_layers_come_at_once_with_their_places() {
     let said = text(&out.stderr);
     for line in [
         "error: 6 problems in the configuration:",
-        "  `scrape.targets[4000000000].name` (ATLAS_SIDECAR__SCRAPE__TARGETS__4000000000__NAME): an element that far does not exist",
+        "  `scrape.targets[4000000000].name` (ATLAS_SIDECAR__SCRAPE__TARGETS__4000000000__NAME): must name an element by its number, from 0 to 999",
         "  `server.listen` = `here` (ATLAS_SIDECAR__SERVER__LISTEN): must be an address and a port: `127.0.0.1:9700`, or `[::]:9700` for every address",
         "  `scrape.interval` = `soon` (sidecar.toml:3): not a duration; write `60s`, `24h` or `30d`",
         "  `write.batch_rows` = `many` (--set): must be a whole number from 1 to 10000",
