@@ -95,7 +95,51 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     unreadable.extend(problems);
     match (settings, unreadable.is_empty()) {
         (Some(settings), true) => Ok(Loaded { settings, warnings, known_keys }),
-        (None, true) => unreachable!("settings are missing only where a problem was noted"),
+        (None, true) => unreachable!("a key without a value is noted as a problem"),
         (_, false) => Err(Problems(unreadable)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A piece of a key: known ones, so that keys meet tables, lists and values; and others.
+    fn piece() -> impl Strategy<Value = String> {
+        let known = "state_directory|database|url|url_file|full_text|server|listen|expose|hidden|scrape|host|atlas|collectors|targets|queries|interval|log|level";
+        prop_oneof![6 => known, 1 => "[a-z]{0,3}", 1 => "[ -~]{0,4}"]
+    }
+
+    fn key() -> impl Strategy<Value = String> {
+        (
+            proptest::collection::vec(piece(), 1..4),
+            prop_oneof![3 => "", 1 => r"\[[0-9]{1,2}\]", 1 => r"\[[0-9]{1,2}\]\.[a-z]{1,4}"],
+        )
+            .prop_map(|(pieces, end)| pieces.join(".") + &end)
+    }
+
+    fn value() -> impl Strategy<Value = String> {
+        prop_oneof!["[ -~]{0,12}", r"\[\]", r#"\["a", 1\]"#, r#"\[\{name = "a"\}\]"#, "[0-9]{1,20}(ms|s|h|d)?"]
+    }
+
+    proptest! {
+        /// Whatever the layers do to each other's tables and lists, there is an answer, and an error names something.
+        #[test]
+        fn any_overrides_are_answered(pairs in proptest::collection::vec((key(), value()), 0..4)) {
+            let (overrides, environment) = (pairs.clone(), pairs.into_iter().map(|(key, value)| {
+                (format!("ATLAS_SIDECAR__{}", key.to_uppercase().replace('.', "__")), value)
+            }));
+            for sources in [
+                Sources { overrides, ..Sources::default() },
+                Sources { environment: environment.collect(), ..Sources::default() },
+            ] {
+                match load(&sources) {
+                    Ok(loaded) => prop_assert!(!redacted(&loaded.settings).to_string().is_empty()),
+                    Err(problems) => prop_assert!(!problems.0.is_empty()),
+                }
+            }
+        }
     }
 }

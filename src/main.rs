@@ -10,7 +10,7 @@ fn main() -> ExitCode {
 
 fn run(invocation: &Invocation) -> Exit {
     if invocation.verb == Verb::DefaultConfig {
-        return cli::default_config::run();
+        return cli::default_config::run(invocation);
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -1,9 +1,18 @@
-//! `default-config`: the reference configuration, byte for byte as it was compiled in.
+//! `default-config`: the reference configuration, byte for byte as it was compiled in; with `--json` what it says, without the words.
 
-use super::{Exit, print};
-use crate::config::DEFAULT;
+use super::{Exit, Invocation, complain_of, json_line, print};
+use crate::config::{DEFAULT, Sources, load, redacted};
 
-/// Prints it.
-pub fn run() -> Exit {
-    print(DEFAULT)
+/// Prints it. Files, variables and `--set` have no say here.
+pub fn run(invocation: &Invocation) -> Exit {
+    if !invocation.json {
+        return print(DEFAULT);
+    }
+    match load(&Sources::default()) {
+        Ok(loaded) => print(&json_line(&redacted(&loaded.settings).json())),
+        Err(problems) => {
+            complain_of(&problems);
+            Exit::Failed
+        }
+    }
 }

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{Exit, Invocation, complain, json_line, load, print};
 
-/// Docker's default for a health check is 30 s; whoever sets it lower rarely goes below 5 s.
+/// A ready server answers at once; and the answer should be ours, not that of Docker's own timeout (30 s by default).
 const LIMIT: Duration = Duration::from_secs(3);
 
 /// A ready answer has some hundred bytes.

@@ -33,9 +33,14 @@ pub(super) fn is_default(value: &Value) -> bool {
     value.origin() == Some(BY_DEFAULT)
 }
 
+/// Whether `value` was given on the command line.
+pub(super) fn is_flag(value: &Value) -> bool {
+    value.origin() == Some(BY_FLAG)
+}
+
 /// Whether `value` is a text that stands for any kind of value: from the environment or the command line.
 pub(super) fn is_textual(value: &Value) -> bool {
-    value.origin().is_some_and(|origin| origin == BY_FLAG || origin.starts_with(PREFIX))
+    is_flag(value) || value.origin().is_some_and(|origin| origin.starts_with(PREFIX))
 }
 
 /// All layers, merged. A layer with problems is left out, so that the problems of the others are seen in the same run.
@@ -43,7 +48,10 @@ pub(super) fn merged(sources: &Sources, problems: &mut Vec<Problem>) -> Map<Stri
     let mut layers = Config::builder().add_source(default_layer());
     if let Some(path) = &sources.file {
         match file_layer(path) {
-            Ok(layer) => layers = layers.add_source(layer),
+            Ok(mut layer) => {
+                problems.extend(layer.without_paths());
+                layers = layers.add_source(layer);
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -54,7 +62,7 @@ pub(super) fn merged(sources: &Sources, problems: &mut Vec<Problem>) -> Map<Stri
     let flags = sources.overrides.iter().map(|(key, value)| (key.clone(), BY_FLAG, value.as_str()));
     for (key, origin, text) in variables.chain(flags) {
         match reaches_too_far(&key) {
-            true => problems.push(Problem::new(key, Some(origin), "an element that far does not exist")),
+            true => problems.push(Problem::new(key, Some(origin), "must name an element by its number, from 0 to 999")),
             false => layers = layers.add_source(Layer::of_one(key, origin, text)),
         }
     }
@@ -98,6 +106,22 @@ struct Layer(Map<String, Value>);
 impl Layer {
     fn of_one(key: String, origin: &str, text: &str) -> Self {
         Self(Map::from_iter([(key, Value::new(Some(&origin.to_owned()), text))]))
+    }
+}
+
+impl Layer {
+    /// Takes out the keys at the top that the `config` crate would read as paths: `"scrape.targets[999999999].name" = 1` asks it for a
+    /// billion empty elements.
+    fn without_paths(&mut self) -> Vec<Problem> {
+        let is_plain = |key: &str| key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let (plain, paths): (Map<_, _>, Map<_, _>) = self.0.drain().partition(|(key, _)| is_plain(key));
+        self.0 = plain;
+        let mut problems: Vec<Problem> = paths
+            .into_iter()
+            .map(|(key, value)| Problem::new(key, value.origin(), "unknown key; tables are written as `[table]`"))
+            .collect();
+        problems.sort_by(|a, b| a.key.cmp(&b.key));
+        problems
     }
 }
 
@@ -169,17 +193,22 @@ fn value_of(value: Spanned<DeValue<'_>>, origin: &dyn Fn(usize) -> String) -> Va
         DeValue::Boolean(yes) => yes.into(),
         DeValue::Datetime(time) => time.to_string().into(),
         DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().unwrap_or(f64::NAN).into(),
-        DeValue::Integer(number) => match i64::from_str_radix(&number.as_str().replace('_', ""), number.radix()) {
-            Ok(number) => number.into(),
-            // Too large for any key: a float is refused by all of them.
-            Err(_) => f64::INFINITY.into(),
-        },
+        DeValue::Integer(number) => integer(&number.as_str().replace('_', ""), number.radix()),
         DeValue::Array(elements) => {
             elements.into_iter().map(|element| value_of(element, origin)).collect::<Vec<Value>>().into()
         }
         DeValue::Table(table) => table_of(table, origin).into(),
     };
     Value::new(Some(&here), kind)
+}
+
+/// An `i64` where it fits. What does not is too large for any key and only kept to be shown.
+fn integer(digits: &str, radix: u32) -> ValueKind {
+    match (i64::from_str_radix(digits, radix), i128::from_str_radix(digits, radix)) {
+        (Ok(number), _) => number.into(),
+        (_, Ok(number)) => number.into(),
+        _ => f64::INFINITY.into(),
+    }
 }
 
 /// Where the lines of a text begin.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use config::{Map, Value, ValueKind};
 
-use super::layers::{is_default, is_textual, read_text, value_of_text};
+use super::layers::{is_default, is_flag, is_textual, read_text, value_of_text};
 use super::problem::{Problem, nearest, shown};
 use super::values::{self, Read};
 use crate::secret::redacted_url;
@@ -72,6 +72,8 @@ pub(super) struct Section<'f> {
     /// Where the table begins, if it was not merged from several.
     origin: Option<String>,
     entries: Map<String, Value>,
+    /// Whether something else than a table stands here; then nothing in it is missed.
+    broken: bool,
     /// The keys that were taken, with what a later problem says about them.
     taken: Vec<(&'static str, Problem)>,
     found: &'f Found,
@@ -80,15 +82,21 @@ pub(super) struct Section<'f> {
 impl<'f> Section<'f> {
     /// The whole configuration.
     pub(super) fn root(entries: Map<String, Value>, found: &'f Found) -> Self {
-        Self { path: String::new(), origin: None, entries, taken: Vec::new(), found }
+        Self { path: String::new(), origin: None, entries, broken: false, taken: Vec::new(), found }
     }
 
     /// The table at `name`; an empty one where it is absent or something else.
     pub(super) fn section(&mut self, name: &'static str) -> Self {
         let path = self.key(name);
         match self.remove(name, Show::Never) {
-            Some(value) => self.below(value, path),
-            None => Self { path, origin: None, entries: Map::new(), taken: Vec::new(), found: self.found },
+            Some(value) => {
+                let written = format!("[{path}]");
+                self.below(value, path, &written)
+            }
+            // Each has a default, so this one's parent is broken.
+            None => {
+                Self { path, origin: None, entries: Map::new(), broken: true, taken: Vec::new(), found: self.found }
+            }
         }
     }
 
@@ -105,26 +113,27 @@ impl<'f> Section<'f> {
                 }
             }
         }
+        let written = format!("[[{}]]", self.key(name));
         let ValueKind::Array(elements) = value.kind else {
-            self.reject(name, format!("{EXPECTED}: write `[[{}]]`", self.key(name)));
+            self.reject(name, format!("{EXPECTED}: write `{written}`"));
             return Vec::new();
         };
-        let table = |(at, element)| self.below(element, format!("{}[{at}]", self.key(name)));
+        let table = |(at, element)| self.below(element, format!("{}[{at}]", self.key(name)), &written);
         elements.into_iter().enumerate().map(table).collect()
     }
 
-    /// The table `value` at `path`; an empty one where it is something else.
-    fn below(&self, value: Value, path: String) -> Self {
+    /// The table `value` at `path`, whose header is `written`.
+    fn below(&self, value: Value, path: String, written: &str) -> Self {
         let origin = value.origin().map(str::to_owned);
-        let entries = match value.kind {
-            ValueKind::Table(entries) => entries,
+        let (entries, broken) = match value.kind {
+            ValueKind::Table(entries) => (entries, false),
             _ => {
-                let message = format!("must be a table: write `[{path}]`");
+                let message = format!("must be a table: write `{written}`");
                 self.found.add(Problem::new(path.as_str(), origin.as_deref(), message));
-                Map::new()
+                (Map::new(), true)
             }
         };
-        Self { path, origin, entries, taken: Vec::new(), found: self.found }
+        Self { path, origin, entries, broken, taken: Vec::new(), found: self.found }
     }
 
     /// The full key of `name`.
@@ -177,8 +186,8 @@ impl<'f> Section<'f> {
 
     /// The secret at `name`, or in the file at `file`; neither is ever shown.
     pub(super) fn secret(&mut self, name: &'static str, file: &'static str) -> Result<Option<Held>, Refused> {
-        if let (Some(value), None) = (self.entries.get(name), self.entries.get(file)) {
-            self.warn_of_open_file(name, value.origin());
+        if let Some(value) = self.entries.get(name) {
+            self.warn_of_open_place(name, value);
         }
         self.hidden(name, file, Show::Never)
     }
@@ -219,14 +228,18 @@ impl<'f> Section<'f> {
         Ok(text.to_owned())
     }
 
-    /// A secret written into a configuration file that everybody can read is no secret.
-    fn warn_of_open_file(&self, name: &str, origin: Option<&str>) {
-        let path = origin.and_then(|o| o.rsplit_once(':')).map(|(path, _)| PathBuf::from(path));
+    /// A secret in a configuration file that everybody can read, or in the list of processes, is no secret.
+    fn warn_of_open_place(&self, name: &str, value: &Value) {
+        let key = self.key(name);
+        if is_flag(value) {
+            let words = "everybody on this machine can read it in the list of processes";
+            self.found.warn(format!("`{key}`: {words}; use a variable, or `{key}_file`"));
+        }
+        let path = value.origin().and_then(|o| o.rsplit_once(':')).map(|(path, _)| PathBuf::from(path));
         if let Some(path) = path.filter(|p| p.is_file() && open_to_others(p)) {
-            let (key, path) = (self.key(name), path.display());
-            self.found.warn(format!(
-                "`{key}`: everybody on this machine can read `{path}`; `chmod o-r {path}`, or use `{key}_file`"
-            ));
+            let path = path.display();
+            let words = format!("everybody on this machine can read `{path}`");
+            self.found.warn(format!("`{key}`: {words}; `chmod o-r {path}`, or use `{key}_file`"));
         }
     }
 
@@ -247,7 +260,9 @@ impl<'f> Section<'f> {
 
     /// Notes that `name` is not there.
     pub(super) fn missing(&self, name: &'static str, message: &str) {
-        self.found.add(Problem::new(self.key(name), self.origin.as_deref(), message));
+        if !self.broken {
+            self.found.add(Problem::new(self.key(name), self.origin.as_deref(), message));
+        }
     }
 
     fn remove(&mut self, name: &'static str, show: Show) -> Option<Value> {
@@ -328,6 +343,7 @@ fn show_value(value: &Value, show: Show) -> Option<String> {
         ValueKind::String(text) => text.clone(),
         ValueKind::Boolean(yes) => yes.to_string(),
         ValueKind::I64(number) => number.to_string(),
+        ValueKind::I128(number) => number.to_string(),
         ValueKind::Float(number) => number.to_string(),
         _ => return None,
     };

@@ -40,8 +40,8 @@ fn database(mut section: Section<'_>) -> Option<engine::Settings> {
     let create = section.take("create", values::flag);
     let mut tables = BTreeMap::new();
     let full_text = section.sections("full_text").into_iter().map(|s| full_text(s, &mut tables)).collect();
-    if let (Ok(None), key) = (&url, "url") {
-        section.reject(key, "must be `sqlite://` and a path");
+    if let Ok(None) = url {
+        section.missing("url", "must not be empty; write `sqlite://` and a path");
     }
     if let (Ok(Some((key, metrics))), Ok(Some((_, url)))) = (&metrics_url, &url)
         && same_file(metrics, url)
@@ -141,7 +141,7 @@ fn address(value: &Value) -> Read<SocketAddr> {
 fn exposition(mut section: Section<'_>) -> latest::Settings {
     latest::Settings {
         keep_prefixes: section.take("keep_prefixes", values::list),
-        // A million series are a page of 112 MiB (measured); ten are the end of what one process should hold.
+        // A million series are a page of 112 MiB (measured); a page of ten is the end of what Prometheus should be asked to read.
         max_series: section.take("max_series", values::count(1..=10_000_000)),
         timestamps: section.take("timestamps", values::flag),
         counters_stale_after: section.take("counters_stale_after", values::duration(SECOND..=30 * DAY)),
@@ -173,7 +173,7 @@ fn scraping(
 fn writing(mut section: Section<'_>) -> ingest::Settings {
     ingest::Settings {
         queue_batches: section.take("queue_batches", values::count(1..=1_000_000)),
-        // 10 000 rows hold SQLite's write lock for some 50 ms; the application waits that long.
+        // A transaction of more rows would hold SQLite's write lock, and with it the application, for too long.
         batch_rows: section.take("batch_rows", values::count(1..=10_000)),
         batch_age: section.take("batch_age", values::duration(Duration::from_millis(100)..=Duration::from_secs(300))),
         rows_per_day: section.take("rows_per_day", values::whole(0..=u64::MAX)),

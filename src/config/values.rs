@@ -61,11 +61,19 @@ pub(super) fn whole(range: RangeInclusive<u64>) -> impl Fn(&Value) -> Read<u64> 
             ValueKind::String(text) if is_textual(value) => text.trim().parse().ok(),
             _ => None,
         };
-        number.filter(|n| range.contains(n)).ok_or_else(|| match *range.end() {
-            u64::MAX => format!("must be a whole number from {} on", range.start()),
-            end => format!("must be a whole number from {} to {end}", range.start()),
+        number.filter(|n| range.contains(n)).ok_or_else(|| {
+            let quotes = if is_quoted(value) { ", without quotes" } else { "" };
+            match *range.end() {
+                u64::MAX => format!("must be a whole number from {} on{quotes}", range.start()),
+                end => format!("must be a whole number from {} to {end}{quotes}", range.start()),
+            }
         })
     }
+}
+
+/// Whether a file writes text where another kind is wanted: its quotes are not seen in the value that a problem shows.
+fn is_quoted(value: &Value) -> bool {
+    matches!(value.kind, ValueKind::String(_)) && !is_textual(value)
 }
 
 /// The same as a count of things in memory.
@@ -201,7 +209,7 @@ fn in_units(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 fn show_in_units(number: u64, units: &[(&str, u64)]) -> String {
-    let fits = units.iter().find(|(_, factor)| number >= *factor && number % factor == 0);
+    let fits = units.iter().find(|(_, factor)| number >= *factor && number.is_multiple_of(*factor));
     match fits.or(units.last()) {
         Some((name, factor)) => format!("{}{name}", number / factor),
         None => number.to_string(),
