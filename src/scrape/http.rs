@@ -131,7 +131,7 @@ impl Metrics {
 /// What scrapes `target`.
 ///
 /// `own_listen` is the address that our server is bound to: an answer that comes from there is refused, whatever name the
-/// target's address uses (E-2). `client` holds the connections and is shared by all targets.
+/// target's address uses (E-2). `client` is shared by all targets.
 pub fn collector(target: Target, own_listen: SocketAddr, client: Client, metrics: Arc<Metrics>) -> impl Collector {
     // So that the counters are there, at zero, before anything goes wrong.
     for counter in [&metrics.bad_lines, &metrics.duplicates, &metrics.out_of_window] {

@@ -15,7 +15,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
 use hyper_util::client::legacy::{Client as Pooled, Error as PooledError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tracing::warn;
 
@@ -33,7 +33,7 @@ const WANTED: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-
 /// The most bytes that are buffered of a connection, and so of an answer's head (hyper's default is about 400 KiB).
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// Connections of all targets, http and https. Cheap to clone.
+/// What all targets are asked with, http and https. Cheap to clone.
 #[derive(Clone)]
 pub struct Client(Pooled<HttpsConnector<HttpConnector>, Empty<Bytes>>);
 
@@ -66,9 +66,9 @@ impl Client {
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         Self(
             Pooled::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(Duration::from_secs(90))
-                .pool_max_idle_per_host(1)
+                // No connection is kept. Many servers close idle ones after a minute, which is also how often we ask: a request that meets the
+                // close is reset and must not look like a failed target. A new connection costs less than that doubt.
+                .pool_max_idle_per_host(0)
                 .http1_max_buf_size(BUFFER_BYTES)
                 .build(connector),
         )
