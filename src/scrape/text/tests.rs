@@ -293,14 +293,16 @@ fn labels() -> impl Strategy<Value = Labels> {
         .prop_map(|pairs| pairs.into_iter().collect())
 }
 
-/// One series' labels with their values, and a time for some.
-fn points() -> impl Strategy<Value = (Labels, Vec<(f64, f64)>, Option<Timestamp>)> {
+/// One series' labels, bounds with values, and a time for some.
+type Points = (Labels, Vec<(f64, f64)>, Option<Timestamp>);
+
+fn points() -> impl Strategy<Value = Points> {
     let time = proptest::option::of((-(1i64 << 45)..1 << 45).prop_map(Timestamp::from_millis));
     (labels(), proptest::collection::vec((any::<f64>(), value()), 1..5), time)
 }
 
 /// A valid family: what the module's docs promise about the parser's output, built from random parts.
-fn built(name: String, kind: Kind, help: &str, all: Vec<(Labels, Vec<(f64, f64)>, Option<Timestamp>)>) -> Family {
+fn built(name: String, kind: Kind, help: &str, all: Vec<Points>) -> Family {
     let mut family = Family { name: name.into(), kind, help: help.trim().to_owned().into(), samples: Vec::new() };
     let mut seen: Vec<Labels> = Vec::new();
     for (labels, points, at) in all {

@@ -4,6 +4,7 @@
 //! broken group makes the caller take the family apart, and so nothing is lost here: what does not fit is kept aside with its labels as they came.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use crate::sample::{Kind, Labels, Sample, Suffix};
 
@@ -13,20 +14,21 @@ use crate::scrape::text::number;
 /// One histogram or summary.
 struct Group {
     labels: Labels,
-    /// Buckets or quantiles: the bound, its text as it came, its text as Prometheus 3 writes it, the sample without that label.
+    /// Buckets or quantiles.
     points: Vec<Point>,
     sum: Option<Sample>,
     count: Option<Sample>,
 }
 
 struct Point {
-    bound: Bound,
+    bound: Rc<Bound>,
+    /// The bound's text as it came.
     raw: String,
+    /// Without the label of the bound.
     sample: Sample,
 }
 
-/// A bound that was read; its texts repeat from group to group.
-#[derive(Clone, PartialEq)]
+/// A bound that was read, and its text as Prometheus 3 writes it. Groups of a family share theirs.
 struct Bound {
     value: f64,
     text: String,
@@ -36,7 +38,7 @@ pub(super) struct Groups {
     kind: Kind,
     groups: Vec<Group>,
     index: Index,
-    bounds: HashMap<String, Bound>,
+    bounds: HashMap<String, Rc<Bound>>,
     /// Samples that belong to no group; one is enough to break the family.
     odd: Vec<Sample>,
     repeated: usize,
@@ -106,7 +108,7 @@ impl Groups {
     }
 
     /// Reads a bound. A quantile lies within 0 and 1 (OpenMetrics), and neither is ever NaN.
-    fn bound(&mut self, raw: &str) -> Option<Bound> {
+    fn bound(&mut self, raw: &str) -> Option<Rc<Bound>> {
         if let Some(known) = self.bounds.get(raw) {
             return Some(known.clone());
         }
@@ -114,8 +116,8 @@ impl Groups {
         if self.kind == Kind::Summary && !(0.0..=1.0).contains(&value) {
             return None;
         }
-        let bound = Bound { value, text: number::canonical(value) };
-        self.bounds.insert(raw.to_owned(), bound.clone());
+        let bound = Rc::new(Bound { value, text: number::canonical(value) });
+        self.bounds.insert(raw.to_owned(), Rc::clone(&bound));
         Some(bound)
     }
 
@@ -140,7 +142,7 @@ impl Groups {
                 repeated += before - group.points.len();
             }
             samples.extend(group.points.into_iter().map(|Point { bound, raw, mut sample }| {
-                sample.labels.set(label, if whole { bound.text } else { raw });
+                sample.labels.set(label, if whole && raw != bound.text { bound.text.clone() } else { raw });
                 sample
             }));
             samples.extend(group.sum.into_iter().chain(group.count));
