@@ -1,1 +1,402 @@
-//! app
+//! The composition root: settings → parts → running tasks → orderly shutdown. Knows everyone; nobody knows it.
+//!
+//! Start: lock the state directory, open the engine (69 if the database cannot be had), bind the server, start the sources. Each step
+//! is a latch of `/-/ready`. Shutdown goes the other way: sources stop, the queue drains under a deadline, the database is closed, and the
+//! server goes last, so that `/-/ready` tells the truth while draining.
+//!
+//! SIGHUP reads the configuration again. What can change while running does (sources, exposition, log level); a file with mistakes
+//! changes nothing and is reported; settings of the database, the listener and the queue are reported as waiting for a restart.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::{Gauge, IntGauge, Registry};
+use rustix::fs::FlockOperation;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::{self, Settings};
+use crate::engine::{self, Engine, EngineError};
+use crate::expose::encode::{Exposer, OWN_SOURCE, Pages};
+use crate::expose::health::Readiness;
+use crate::expose::page::{Overview, SourceRow};
+use crate::expose::{Routes, Server};
+use crate::ingest::Ingest;
+use crate::ingest::latest::Latest;
+use crate::sample::{Desc, Kind};
+use crate::scrape::{self, Board, Runner, Sink, Source};
+use crate::task::Tasks;
+use crate::telemetry::{self, LogLevel};
+
+const BUILD_INFO: Desc = Desc {
+    name: "atlas_sidecar_build_info",
+    kind: Kind::Gauge,
+    unit: "1",
+    help: "Always 1; the label `version` tells which sidecar this is.",
+};
+const RELOAD_OK: Desc = Desc {
+    name: "atlas_sidecar_config_last_reload_successful",
+    kind: Kind::Gauge,
+    unit: "1",
+    help: "1 if the configuration was good when it was last read; 0 means that an older one is still in force, the log says why.",
+};
+const RELOAD_TIME: Desc = Desc {
+    name: "atlas_sidecar_config_last_reload_success_timestamp_seconds",
+    kind: Kind::Gauge,
+    unit: "seconds",
+    help: "When the configuration in force was read.",
+};
+
+/// What this module measures of itself.
+pub const METRICS: &[&Desc] = &[&BUILD_INFO, &RELOAD_OK, &RELOAD_TIME];
+
+/// What `/-/ready` waits for.
+const LATCHES: [&str; 3] = ["database", "server", "sources"];
+
+/// How long the server may finish open requests at the end.
+const SERVER_LIMIT: Duration = Duration::from_secs(7);
+
+/// Why the sidecar did not start, or ended badly.
+#[derive(Debug)]
+pub enum Failure {
+    /// The database cannot be had: exit code 69.
+    Unreachable(EngineError),
+    /// Another sidecar has the state directory: exit code 75.
+    Locked(PathBuf),
+    /// Anything else: exit code 1.
+    Failed(String),
+}
+
+impl From<EngineError> for Failure {
+    fn from(e: EngineError) -> Self {
+        Self::Unreachable(e)
+    }
+}
+
+/// Runs the sidecar until SIGTERM or SIGINT.
+pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLevel) -> Result<(), Failure> {
+    let settings = loaded.settings;
+    let clock = Clock::system();
+    let registry = Registry::new();
+    let mut signals = Signals::new().map_err(|e| Failure::Failed(format!("cannot listen to signals: {e}")))?;
+    let _lock = lock_state(&settings.state_directory)?;
+
+    let ready = Readiness::new(LATCHES);
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let engine = Engine::open(&settings.engine, &host, &clock, &registry).await?;
+    tell(engine.report());
+    ready.reach("database");
+    let server =
+        Server::bind(&settings.server, &registry, clock.clone()).map_err(|e| Failure::Failed(e.to_string()))?;
+    let parts = Parts::new(&settings, &engine, host, &clock, &registry);
+    let server_stop = CancellationToken::new();
+    let (server_tasks, writer_tasks) = (Tasks::new(), Tasks::new());
+    let address = server.address();
+    info!(database = %crate::secret::redacted_url(&settings.engine.url), stores = engine.samples().is_some(), "database opened");
+    let serving = server.serve(parts.routes(ready.clone(), clock.clone()), server_stop.clone());
+    server_tasks.spawn("server", serving);
+    ready.reach("server");
+    let (ingest, stop) = (Arc::clone(&parts.ingest), writer_tasks.stop_token());
+    writer_tasks.spawn("writer", async move { ingest.run(stop).await });
+
+    let mut app =
+        App { address, parts, engine, settings, level, clock, gauges: Gauges::new(&registry), running: Tasks::new() };
+    app.start_sources().await?;
+    ready.reach("sources");
+
+    while let Signal::Reload = signals.next().await {
+        app.reload(sources).await;
+    }
+    info!("shutting down");
+    ready.drain();
+    app.running.stop().await;
+    writer_tasks.stop().await;
+    app.engine.close().await;
+    server_stop.cancel();
+    if tokio::time::timeout(SERVER_LIMIT, server_tasks.stop()).await.is_err() {
+        warn!("open requests were cut off");
+    }
+    info!(rows = app.parts.ingest.written(), "stopped");
+    Ok(())
+}
+
+/// Says what was done to the schema and what somebody should look at.
+fn tell(report: &engine::schema::Report) {
+    for file in &report.files {
+        let database = &file.database;
+        if !file.steps.is_empty() {
+            info!(database, steps = file.steps.len(), "schema brought up to date");
+        }
+        if !file.pending.is_empty() {
+            let missing = file.pending.join("; ");
+            warn!(database, missing, "`atlas-sidecar migrate` would add to the application's tables");
+        }
+        for warning in &file.warnings {
+            warn!(database, "{warning}");
+        }
+    }
+    if let Some(path) = &report.admin_key_file {
+        warn!(file = %path.display(), "a new admin key was written; keep it and delete the file");
+    }
+}
+
+/// What lives as long as the process.
+struct Parts {
+    latest: Arc<Latest>,
+    ingest: Arc<Ingest>,
+    runner: Runner,
+    exposer: Arc<Exposer>,
+    targets: Arc<scrape::http::Metrics>,
+    /// Known sources, for `collect[]`.
+    names: Arc<Mutex<Vec<String>>>,
+}
+
+impl Parts {
+    fn new(settings: &Settings, engine: &Engine, host: String, clock: &Clock, registry: &Registry) -> Self {
+        let latest = Arc::new(Latest::new(settings.expose.clone(), registry));
+        let new_id = {
+            let ids = engine.ids();
+            Arc::new(move |at| ids.next(at))
+        };
+        let ingest = Arc::new(Ingest::new(
+            settings.write.clone(),
+            engine.samples(),
+            host,
+            new_id,
+            clock.clone(),
+            engine.rows_today(),
+            registry,
+        ));
+        let sink: Sink = {
+            let (latest, ingest) = (Arc::clone(&latest), Arc::clone(&ingest));
+            Arc::new(move |source: &Source, failed, batch| {
+                latest.put(&source.name, source.interval, failed, &batch);
+                ingest.offer(&|series: &str| source.store.matches(series) || scrape::is_stored_health(series), batch);
+            })
+        };
+        let runner = Runner::new(sink, clock.clone(), settings.scrape.concurrency, registry);
+        let exposer = Arc::new(Exposer::new(Arc::clone(&latest), registry.clone(), clock.clone()));
+        let targets = Arc::new(scrape::http::Metrics::new(registry));
+        Self { latest, ingest, runner, exposer, targets, names: Arc::default() }
+    }
+
+    fn routes(&self, ready: Readiness, clock: Clock) -> Routes {
+        let pages: Pages = {
+            let exposer = Arc::clone(&self.exposer);
+            Arc::new(move |format, filter| exposer.page(format, filter))
+        };
+        let names = Arc::clone(&self.names);
+        let overview = {
+            let (board, latest, ingest) =
+                (self.runner.board.clone(), Arc::clone(&self.latest), Arc::clone(&self.ingest));
+            let (started, ready) = (clock.now(), ready.clone());
+            Arc::new(move || Overview {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                started,
+                ready: ready.state() == crate::expose::health::State::Ready,
+                series: latest.len() as u64,
+                rows_stored: ingest.written(),
+                rows_rejected: ingest.dropped(),
+                sources: rows_of(&board),
+            })
+        };
+        Routes {
+            pages,
+            sources: Arc::new(move || names.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+            ready,
+            overview,
+        }
+    }
+}
+
+fn rows_of(board: &Board) -> Vec<SourceRow> {
+    let row = |(name, status): (String, scrape::Status)| SourceRow {
+        name,
+        up: status.up,
+        last_success: status.last_success,
+        duration: status.up.map(|_| status.took),
+        samples: status.samples as u64,
+        error: status.error,
+    };
+    board.all().into_iter().map(row).collect()
+}
+
+struct App {
+    parts: Parts,
+    engine: Engine,
+    settings: Settings,
+    level: LogLevel,
+    clock: Clock,
+    gauges: Gauges,
+    /// Where the server listens: no target may be there.
+    address: SocketAddr,
+    running: Tasks,
+}
+
+impl App {
+    async fn start_sources(&mut self) -> Result<(), EngineError> {
+        let sources = self.sources(&self.settings).await?;
+        self.start(sources);
+        Ok(())
+    }
+
+    async fn sources(&self, settings: &Settings) -> Result<Vec<Source>, EngineError> {
+        let (mut sources, notes) = self.engine.sources(&settings.engine).await?;
+        for note in notes {
+            warn!("{note}");
+        }
+        sources.extend(scrape::host::sources(&settings.scrape.host, settings.scrape.interval, settings.scrape.timeout));
+        sources.extend(scrape::http::sources(&settings.scrape.targets, self.address, &self.parts.targets));
+        #[cfg(feature = "test-panic")]
+        sources.push(scrape::panicking());
+        Ok(sources)
+    }
+
+    fn start(&mut self, sources: Vec<Source>) {
+        let names: Vec<String> = sources.iter().map(|s| s.name.clone()).collect();
+        self.parts.latest.retain(&names, self.settings.expose.clone());
+        self.parts.runner.board.retain(&names);
+        let known = names.iter().cloned().chain([OWN_SOURCE.to_owned()]).collect();
+        *self.parts.names.lock().unwrap_or_else(PoisonError::into_inner) = known;
+        info!(sources = names.len(), interval = ?self.settings.scrape.interval, "collecting");
+        self.running = Tasks::new();
+        for source in sources {
+            let (runner, stop) = (self.parts.runner.clone(), self.running.stop_token());
+            self.running.spawn("source", async move { runner.run(source, stop).await });
+        }
+        self.level.set(self.settings.log.level);
+        self.gauges.ok.set(1);
+        self.gauges.time.set(self.clock.now().seconds());
+    }
+
+    /// Takes over a changed configuration, or keeps the one in force.
+    async fn reload(&mut self, sources: &config::Sources) {
+        let loaded = match config::load(sources) {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                self.gauges.ok.set(0);
+                return error!("configuration not taken over: {problems}");
+            }
+        };
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        let settings = loaded.settings;
+        let started = match self.sources(&settings).await {
+            Ok(sources) => sources,
+            Err(e) => {
+                self.gauges.ok.set(0);
+                return error!("configuration not taken over: {e}");
+            }
+        };
+        for section in needs_restart(&self.settings, &settings) {
+            warn!(section, "changed settings of this section wait for a restart");
+        }
+        self.running.stop().await;
+        self.settings = settings;
+        self.start(started);
+        info!("configuration taken over");
+    }
+}
+
+/// The sections whose changes a running sidecar cannot take over.
+fn needs_restart(now: &Settings, then: &Settings) -> Vec<&'static str> {
+    let changed = [
+        ("state_directory", now.state_directory != then.state_directory),
+        ("database", now.engine.url != then.engine.url || now.engine.metrics_url != then.engine.metrics_url),
+        ("server", format!("{:?}", now.server) != format!("{:?}", then.server)),
+        ("write", now.write != then.write),
+        ("scrape.concurrency", now.scrape.concurrency != then.scrape.concurrency),
+        ("log.format", now.log.format != then.log.format),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(section, _)| section).collect()
+}
+
+struct Gauges {
+    ok: IntGauge,
+    time: Gauge,
+}
+
+impl Gauges {
+    fn new(registry: &Registry) -> Self {
+        telemetry::gauges(registry, &BUILD_INFO, &["version"]).with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        Self { ok: telemetry::int_gauge(registry, &RELOAD_OK), time: telemetry::gauge(registry, &RELOAD_TIME) }
+    }
+}
+
+/// Makes the state directory (mode 0700) and takes its lock, which the kernel gives back whatever ends us.
+fn lock_state(directory: &Path) -> Result<File, Failure> {
+    let failed = |what: &str, e: io::Error| {
+        Failure::Failed(format!("cannot {what} `{}` (`state_directory`): {e}", directory.display()))
+    };
+    // Only the last folder is private: the database may lie beside it, and the application must reach that.
+    if let Some(above) = directory.parent() {
+        std::fs::create_dir_all(above).map_err(|e| failed("make", e))?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make", e)),
+        _ => {}
+    }
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(directory.join("lock"))
+        .map_err(|e| failed("lock", e))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::Locked(directory.to_owned())),
+        Err(e) => Err(failed("lock", e.into())),
+    }
+}
+
+enum Signal {
+    Reload,
+    End,
+}
+
+struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.interrupt.recv() => Signal::End,
+        }
+    }
+}
+
+/// All families that this program describes itself, for docs/METRICS.md.
+pub fn metrics() -> Vec<&'static Desc> {
+    let mut all: Vec<&'static Desc> = Vec::new();
+    all.extend(METRICS);
+    all.extend(scrape::METRICS);
+    all.extend(scrape::host::METRICS);
+    all.extend(scrape::http::METRICS);
+    all.extend(crate::ingest::METRICS);
+    all.extend(crate::ingest::latest::METRICS);
+    all.extend(crate::expose::METRICS);
+    all.extend(engine::metrics());
+    all.sort_by_key(|desc| desc.name);
+    all
+}

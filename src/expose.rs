@@ -39,7 +39,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::sample::globs::Globs;
 use crate::sample::{Desc, Kind};
 use crate::task::Tasks;
 use crate::telemetry;

@@ -2,35 +2,65 @@
 
 use std::process::ExitCode;
 
+use atlas_sidecar::app::{self, Failure};
 use atlas_sidecar::cli::{self, Exit, Invocation, Verb};
+use atlas_sidecar::telemetry;
+use tracing::warn;
 
-fn main() -> ExitCode {
-    cli::parse().map_or_else(|exit| exit, |invocation| run(&invocation)).into()
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    cli::parse().map_or_else(|exit| exit, |invocation| start(&invocation)).into()
 }
 
-fn run(invocation: &Invocation) -> Exit {
-    if invocation.verb == Verb::DefaultConfig {
-        return cli::default_config::run(invocation);
-    }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+fn start(invocation: &Invocation) -> Exit {
+    let runtime = match &invocation.verb {
+        Verb::DefaultConfig => return cli::default_config::run(invocation),
+        // Two workers: one may encode a page while the other keeps the sources going; the machine is the application's.
+        Verb::Run => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    };
+    match runtime {
+        Ok(runtime) => runtime.block_on(obey(invocation)),
         Err(e) => {
             cli::complain(&format!("cannot start: {e}"), None);
-            return Exit::Failed;
+            Exit::Failed
         }
+    }
+}
+
+async fn obey(invocation: &Invocation) -> Exit {
+    match &invocation.verb {
+        Verb::Run => run(invocation).await,
+        Verb::Check => cli::check::run(invocation).await,
+        Verb::DefaultConfig => cli::default_config::run(invocation),
+        Verb::Migrate { dry_run } => cli::migrate::run(invocation, *dry_run).await,
+        Verb::Export(wanted) => cli::export::run(invocation, wanted).await,
+        Verb::Health => cli::health::run(invocation).await,
+    }
+}
+
+async fn run(invocation: &Invocation) -> Exit {
+    let loaded = match cli::load(invocation) {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
     };
-    runtime.block_on(async {
-        match &invocation.verb {
-            Verb::Check => cli::check::run(invocation).await,
-            Verb::Health => cli::health::run(invocation).await,
-            // The composition root takes these over.
-            Verb::Run | Verb::Migrate { .. } | Verb::Export(_) | Verb::DefaultConfig => match cli::load(invocation) {
-                Ok(_) => {
-                    cli::complain("this build has no `run`, `migrate` and `export`", None);
-                    Exit::Failed
-                }
-                Err(exit) => exit,
-            },
+    let level = telemetry::start(loaded.settings.log);
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    match app::run(loaded, &invocation.sources, level).await {
+        Ok(()) => Exit::Done,
+        Err(Failure::Unreachable(e)) => cli::migrate::unreachable(&e),
+        Err(Failure::Locked(directory)) => {
+            cli::complain(
+                &format!("another sidecar is using the state directory `{}`", directory.display()),
+                Some("stop it, or give this one a `state_directory` of its own"),
+            );
+            Exit::TryLater
         }
-    })
+        Err(Failure::Failed(why)) => {
+            cli::complain(&why, None);
+            Exit::Failed
+        }
+    }
 }

@@ -6,11 +6,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use std::sync::Arc;
+
+use prometheus::Registry;
 use rustix::fs::{Access, access};
 use serde::Serialize;
 
 use super::{Exit, Invocation, json_line, load, print};
-use crate::config::{Loaded, redacted};
+use crate::clock::Clock;
+use crate::config::{Loaded, Settings, redacted};
+use crate::engine::{self, EngineError};
+use crate::sample::Batch;
+use crate::scrape::http;
 
 /// Something that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

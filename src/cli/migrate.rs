@@ -24,9 +24,10 @@ pub async fn run(invocation: &Invocation, dry_run: bool) -> Exit {
                 false => report.to_string(),
             };
             match (print(&text), &report.admin_key) {
-                (Exit::Done, Some(key)) => {
-                    print(&format!("\nThe admin key, shown this once; only its hash is stored:\n\n    {}\n", key.reveal()))
-                }
+                (Exit::Done, Some(key)) => print(&format!(
+                    "\nThe admin key, shown this once; only its hash is stored:\n\n    {}\n",
+                    key.reveal()
+                )),
                 (exit, _) => exit,
             }
         }

@@ -35,7 +35,7 @@ use crate::task::Pending;
 use crate::telemetry;
 
 use super::text::{self, BadLine, Limits, ParseError, Syntax};
-use super::{CollectError, Collector};
+use super::{CollectError, Collector, Source};
 
 pub use address::{check_url, is_own};
 pub use client::Client;
@@ -126,6 +126,22 @@ impl Metrics {
     fn count(counter: &IntCounterVec, source: &str, by: usize) {
         counter.with_label_values(&[source]).inc_by(u64::try_from(by).unwrap_or(u64::MAX));
     }
+}
+
+/// All `targets` as sources. Without any, no client is made: it would read this machine's certificates for nothing.
+pub fn sources(targets: &[Target], own_listen: SocketAddr, metrics: &Arc<Metrics>) -> Vec<Source> {
+    if targets.is_empty() {
+        return Vec::new();
+    }
+    let client = Client::new();
+    let source = |target: &Target| Source {
+        name: target.name.clone(),
+        interval: target.interval,
+        timeout: target.timeout,
+        store: target.store.clone(),
+        collector: Box::new(collector(target.clone(), own_listen, client.clone(), Arc::clone(metrics))),
+    };
+    targets.iter().map(source).collect()
 }
 
 /// What scrapes `target`.

@@ -45,7 +45,11 @@ fn the_metrics_page_is_what_the_program_describes() {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, page()).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), page(), "run it once with UPDATE_GOLDEN=1 and read the difference");
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        page(),
+        "run it once with UPDATE_GOLDEN=1 and read the difference"
+    );
     for desc in app::metrics() {
         assert!(!desc.help.is_empty() && !desc.unit.is_empty(), "{} has no help or unit", desc.name);
     }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Sidecar, free_address, get, python, request, run, wait_for};
+use crate::support::python::python;
+use crate::support::{Sidecar, free_address, get, request, run, wait_for};
 
 /// One-second intervals, so that a test of seconds sees many collections.
 const QUICK: &str = r#"
@@ -70,7 +71,8 @@ fn promtool_finds_nothing_to_say_about_the_page() {
     let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success() && said.trim().is_empty(), "promtool says:\n{said}");
     // What promtool does not look at: every series once, every family in one piece.
-    let names: Vec<&str> = page.lines().filter(|l| !l.starts_with('#')).map(|l| l.rsplit_once(' ').unwrap().0).collect();
+    let names: Vec<&str> =
+        page.lines().filter(|l| !l.starts_with('#')).map(|l| l.rsplit_once(' ').unwrap().0).collect();
     let unique: std::collections::BTreeSet<_> = names.iter().collect();
     assert_eq!(unique.len(), names.len(), "a series stands twice");
     let heads: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix("# TYPE ")).collect();
@@ -185,7 +187,9 @@ impl Prometheus {
 }
 
 fn percent(text: &str) -> String {
-    text.bytes().map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    text.bytes()
+        .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
 }
 
 fn database(folder: &Path) -> PathBuf {

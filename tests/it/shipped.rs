@@ -30,7 +30,14 @@ fn a_panicking_collector_is_that_collectors_failure_in_the_shipped_profile() {
     let scratch = tempfile::tempdir().unwrap();
     let address = free_address();
     let mut child = Command::new(binary)
-        .args(["--set", &format!("server.listen={address}"), "--set", "scrape.interval=1s", "--set", "scrape.timeout=500ms"])
+        .args([
+            "--set",
+            &format!("server.listen={address}"),
+            "--set",
+            "scrape.interval=1s",
+            "--set",
+            "scrape.timeout=500ms",
+        ])
         .current_dir(scratch.path())
         .stdin(Stdio::null())
         .stderr(Stdio::null())

@@ -7,7 +7,7 @@ use prometheus::Registry;
 
 use super::samples::Samples;
 use super::schema::inventory::Inventory;
-use super::{Database, errors, path_of, queries, schema, sources};
+use super::{Database, path_of, queries, schema, sources};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::Report;
@@ -30,11 +30,7 @@ pub struct Opened {
 
 impl Opened {
     /// Opens what `settings` name and does what `run` may do there by itself.
-    pub async fn open(
-        settings: &Settings,
-        clock: &Clock,
-        registry: &Registry,
-    ) -> Result<(Self, Report), EngineError> {
+    pub async fn open(settings: &Settings, clock: &Clock, registry: &Registry) -> Result<(Self, Report), EngineError> {
         let app = Database::open(&path_of(&settings.url)?, settings.create).await?;
         let metrics = match &settings.metrics_url {
             Some(url) => Some(Database::open(&path_of(url)?, settings.create).await?),
@@ -79,9 +75,8 @@ impl Opened {
 }
 
 async fn look(database: &Database) -> Result<Inventory, EngineError> {
-    let failed = |e: sqlx::Error| {
-        EngineError::new(format!("cannot read the schema of `{}`: {e}", database.path().display()))
-    };
+    let failed =
+        |e: sqlx::Error| EngineError::new(format!("cannot read the schema of `{}`: {e}", database.path().display()));
     let mut reader = database.read(LOOK_LIMIT).await.map_err(failed)?;
     Inventory::read(&mut reader).await.map_err(failed)
 }
