@@ -106,14 +106,22 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts `run` in `folder` with `config` (TOML without `[server]`) and waits until it is ready.
     pub fn start(folder: &Path, config: &str) -> Self {
-        let sidecar = Self::launch(folder, config, &[]);
+        Self::start_at(free_address(), folder, config)
+    }
+
+    /// The same at a given address, as after a restart.
+    pub fn start_at(address: SocketAddr, folder: &Path, config: &str) -> Self {
+        let sidecar = Self::launch_at(address, folder, config, &[]);
         sidecar.wait_ready();
         sidecar
     }
 
     /// Starts `run` and does not wait.
     pub fn launch(folder: &Path, config: &str, environment: &[(&str, &str)]) -> Self {
-        let address = free_address();
+        Self::launch_at(free_address(), folder, config, environment)
+    }
+
+    fn launch_at(address: SocketAddr, folder: &Path, config: &str, environment: &[(&str, &str)]) -> Self {
         let file = folder.join("sidecar.toml");
         std::fs::write(&file, format!("{config}\n[server]\nlisten = \"{address}\"\n")).unwrap();
         let log = folder.join("sidecar.log");
