@@ -62,9 +62,9 @@ fn skip_blank(sql: &str, mut from: usize) -> usize {
         from = sql.len() - trimmed.len();
         from += if trimmed.starts_with("--") {
             trimmed.find('\n').unwrap_or(trimmed.len())
-        } else if trimmed.starts_with("/*") {
+        } else if let Some(comment) = trimmed.strip_prefix("/*") {
             // A comment that is not closed goes to the end, in SQLite as well.
-            trimmed[2..].find("*/").map_or(trimmed.len(), |n| n + 4)
+            comment.find("*/").map_or(trimmed.len(), |n| n + 4)
         } else {
             return from;
         };
