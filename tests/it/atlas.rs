@@ -451,22 +451,22 @@ async fn v7_v8_v11_t2_t3_t4_bad_rows_are_counted_and_never_shown() {
         ('6', 't', 1, printf('{"a":"%.*c"}', 2000000, 'x'), '2026-11-22 09:59:00'), ('7', 't', 1, 7, '2026-11-22 09:59:00'),
         ('8', 'z', 1, NULL, NULL), ('9', 'z', 1, NULL, 'today'),
         (NULL, 'n', 1, NULL, '2026-11-22 09:59:00'), (NULL, 'n', 1, NULL, '2026-11-22 09:59:00'),
-        ('a', x'00', 1, NULL, '2026-11-22 09:59:00'),
+        ('a', x'00', 1, NULL, '2026-11-22 09:59:00'), ('e', '', 1, NULL, '2026-11-22 09:59:00'),
         ('b', 'f', 1, NULL, '2026-11-22 10:05:01'), ('c', 'ok', 1, NULL, '2026-11-22 10:04:59')"#,
     );
     let counts = |one: &One| {
         ["value", "tags", "time", "null_id", "name"].map(|r| one.own("atlas_sidecar_table_bad_rows", Some(r)) as i64)
     };
     assert_eq!(told(&one.series(NOW).await), ["ok 1"]);
-    assert_eq!(counts(&one), [3, 4, 2, 2, 1]);
+    assert_eq!(counts(&one), [3, 4, 2, 2, 2]);
     assert_eq!(one.own("atlas_sidecar_table_future_rows", None), 1.0);
     // Since the rebuild: new bad rows add, old ones are not counted twice.
     one.bench.sql("INSERT INTO system_metrics VALUES ('d', 'v', 'x', NULL, '2026-11-22 09:59:00')");
     one.series(NOW).await;
-    assert_eq!(counts(&one), [4, 4, 2, 2, 1]);
+    assert_eq!(counts(&one), [4, 4, 2, 2, 2]);
     one.bench.sql("DELETE FROM system_metrics WHERE metric_name IN ('v', 't')");
     one.series("2026-11-22T10:15:01Z").await;
-    assert_eq!(counts(&one), [0, 0, 2, 2, 1], "a rebuild counts what is there");
+    assert_eq!(counts(&one), [0, 0, 2, 2, 2], "a rebuild counts what is there");
     // The future has come.
     assert_eq!(told(&one.series("2026-11-22T10:31:00Z").await), ["f 1", "ok 1"]);
 }
@@ -582,6 +582,49 @@ async fn a_table_without_rows_or_our_tables_is_no_trouble() {
     assert!(one.series(NOW).await.is_empty());
     one.bench.sql("INSERT INTO system_metrics VALUES ('1', 'a', 1, NULL, '2026-11-22 09:50:00')");
     assert_eq!(told(&one.series(NOW).await), ["a 1"]);
+}
+
+/// 50,000 series are held and no more; which ones does not change while they are written, and the rest is counted.
+#[tokio::test]
+async fn e12_series_without_end_are_bounded() {
+    let mut one = One::built_in("table").await;
+    let write = |one: &One, from: u32, to: u32| {
+        one.bench.sql(&format!(
+            "INSERT INTO system_metrics SELECT 'r' || random(), 'm', value, json_object('n', value), '2026-11-22 09:59:00'
+            FROM generate_series({from}, {to})"
+        ));
+    };
+    write(&one, 1, 50_100);
+    assert_eq!(one.series(NOW).await.len(), 50_000);
+    assert_eq!(one.own("atlas_sidecar_table_rows_over_limit", None), 100.0);
+    // The others come first now, and a rebuild reads them first; the known ones stay.
+    one.bench.sql("DELETE FROM system_metrics");
+    write(&one, 49_000, 50_200);
+    write(&one, 1, 48_999);
+    let series = one.series(NOW).await;
+    assert_eq!(series.len(), 50_000);
+    assert!(
+        series.contains_key(r#"m{n="1"}"#)
+            && series.contains_key(r#"m{n="50000"}"#)
+            && !series.contains_key(r#"m{n="50001"}"#)
+    );
+    assert_eq!(one.own("atlas_sidecar_table_series", None), 50_000.0);
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_be_followed_is_off() {
+    for shape in [
+        SCHEMA.replace("recorded_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);", "recorded_at TIMESTAMP) WITHOUT ROWID;"),
+        SCHEMA.replace("CREATE TABLE system_metrics", "CREATE TABLE base_metrics").replace(
+            "CREATE INDEX idx_system_metrics_name_time ON system_metrics(metric_name, recorded_at);",
+            "CREATE VIEW system_metrics AS SELECT * FROM base_metrics;",
+        ),
+    ] {
+        let bench = Bench::with(&shape).await;
+        let wanted = settings(&["table"], Vec::new());
+        let (sources, notes) = sources(&bench.database, &bench.database, &wanted, &Registry::new()).await.unwrap();
+        assert!(sources.is_empty() && notes[0].contains("has no rowid"), "{notes:?}");
+    }
 }
 
 // Configured queries.
