@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
+use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, Transaction};
 
 pub use opened::{Opened, check, history};
 
@@ -78,7 +78,9 @@ impl Database {
             .filename(path)
             .busy_timeout(BUSY_TIMEOUT)
             .synchronous(SqliteSynchronous::Normal)
-            .foreign_keys(false);
+            .foreign_keys(false)
+            // An insert of 500 rows is no log line; what fails is logged by who asked.
+            .disable_statement_logging();
         let writing = match made {
             true => options.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal),
             false => options.clone(),

@@ -217,7 +217,7 @@ async fn v1_v5_v6_values_come_back_to_the_bit() {
     let values = [
         5e11,
         1e15,
-        99_999_999_999.9999,
+        99_999_999_999.999_9,
         3.2e-5,
         5.0,
         5.5,

@@ -28,13 +28,15 @@ pub struct Needs {
     pub table: &'static str,
     /// Its columns that are read.
     pub columns: &'static [&'static str],
+    /// Whether it is followed by rowid, which a view or a table WITHOUT ROWID does not have.
+    pub rowid: bool,
 }
 
 impl Needs {
     /// What is missing in `database`, in words; `None` if nothing is.
     pub async fn missing(&self, database: &Database, limit: Duration) -> Result<Option<String>, sqlx::Error> {
         let mut reader = database.read(limit).await?;
-        let there: Vec<String> = sqlx::query_scalar("SELECT lower(name) FROM pragma_table_info(?)")
+        let there: Vec<String> = sqlx::query_scalar("SELECT lower(name) FROM pragma_table_xinfo(?)")
             .bind(self.table)
             .fetch_all(&mut *reader)
             .await?;
@@ -43,8 +45,20 @@ impl Needs {
         }
         let missing: Vec<String> =
             self.columns.iter().filter(|c| !there.iter().any(|t| t == *c)).map(|c| format!("`{c}`")).collect();
+        if missing.is_empty() && self.rowid && !has_rowid(&mut reader, self.table).await? {
+            return Ok(Some(format!("table `{}` has no rowid to follow it by", self.table)));
+        }
         Ok((!missing.is_empty()).then(|| format!("table `{}` has no column {}", self.table, missing.join(", "))))
     }
+}
+
+async fn has_rowid(connection: &mut SqliteConnection, table: &str) -> Result<bool, sqlx::Error> {
+    let kind: Option<(String, i64)> =
+        sqlx::query_as("SELECT type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE")
+            .bind(table)
+            .fetch_optional(connection)
+            .await?;
+    Ok(kind.is_some_and(|(kind, without_rowid)| kind == "table" && without_rowid == 0))
 }
 
 /// Reads some tables over a connection with a deadline and adds what it finds; the time is the batch's.

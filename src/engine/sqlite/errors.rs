@@ -36,11 +36,6 @@ pub fn is_constraint(error: &sqlx::Error) -> bool {
     kind(error) == Some(CONSTRAINT)
 }
 
-/// Whether the statement's time was up.
-pub fn is_interrupted(error: &sqlx::Error) -> bool {
-    kind(error) == Some(INTERRUPT)
-}
-
 /// Whether the table that is asked for does not exist; only for statements that name one table.
 pub fn is_missing_table(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|e| e.message().starts_with("no such table"))

@@ -132,7 +132,7 @@ async fn series_of(
         .try_map(|row: sqlx::sqlite::SqliteRow| {
             let raw: Option<String> = row.try_get(0)?;
             match raw.as_deref().map(|json| tags::from_json(Some(json))) {
-                Some(Ok(labels)) => drop(series.entry(labels).or_default().extend(raw)),
+                Some(Ok(labels)) => series.entry(labels).or_default().extend(raw),
                 Some(Err(_)) | None => done.bad_rows += u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0),
             }
             Ok(())

@@ -18,7 +18,8 @@ use sqlx::sqlite::{SqliteRow, SqliteValueRef};
 use sqlx::{AssertSqlSafe, Column, Decode, Executor, Row as _, SqlSafeStr, Sqlite, Statement, TypeInfo, ValueRef};
 
 use super::Database;
-use super::errors::{collect_error, is_interrupted};
+use super::errors::collect_error;
+use crate::clock::Timestamp;
 use crate::engine::Query;
 use crate::sample::{Batch, Desc, Kind, Labels, Name};
 use crate::scrape::{CollectError, Collector};
@@ -101,17 +102,19 @@ impl Collector for Queried {
     }
 }
 
-/// Whether `query` may run, has the columns that it promises, and gives what can be shown: it is run once, under its own limits.
-pub async fn check_query(database: &Database, query: &Query) -> Result<(), String> {
+/// Whether `query` may run and has the columns that it promises: it is prepared, not run.
+pub async fn prepare_query(database: &Database, query: &Query) -> Result<(), String> {
     let sql = bounded(query)?;
     let mut reader = database.read(query.timeout).await.map_err(|e| e.to_string())?;
-    let prepared = (&mut *reader).prepare(AssertSqlSafe(sql).into_sql_str()).await;
-    let prepared =
-        prepared.map_err(|e| if is_interrupted(&e) { "no answer in time".to_owned() } else { e.to_string() })?;
-    Columns::find(query, prepared.columns().iter().map(Column::name))?;
-    drop(reader);
+    let prepared = (&mut *reader).prepare(AssertSqlSafe(sql).into_sql_str()).await.map_err(|e| e.to_string())?;
+    Columns::find(query, prepared.columns().iter().map(Column::name)).map(drop)
+}
+
+/// The same, and whether it gives what can be shown: it is run once, under its own limits.
+pub async fn check_query(database: &Database, query: &Query) -> Result<(), String> {
+    prepare_query(database, query).await?;
     let queried = Queried::new(database.clone(), query.clone(), &Own::new(&Registry::new()));
-    let mut batch = Batch::new(crate::clock::Timestamp::from_millis(0));
+    let mut batch = Batch::new(Timestamp::from_millis(0));
     queried.run(&mut batch).await.map_err(|e| e.to_string())
 }
 

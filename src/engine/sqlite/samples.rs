@@ -6,11 +6,12 @@
 //! rows, and nothing is written.
 
 use std::io;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
+use sqlx::error::BoxDynError;
 use sqlx::sqlite::SqliteArguments;
 use sqlx::{Arguments, AssertSqlSafe, Row as _, Sqlite, SqliteConnection, Transaction};
-use std::time::Duration;
 
 use super::errors::{is_constraint, is_missing_table, store_error};
 use super::{Database, history};
@@ -195,18 +196,7 @@ fn check(rows: &[Row]) -> Result<(), StoreError> {
 }
 
 async fn insert(connection: &mut SqliteConnection, rows: &[Row]) -> Result<u64, sqlx::Error> {
-    let mut arguments = SqliteArguments::default();
-    arguments.reserve(rows.len() * 5, 0);
-    for row in rows {
-        let mut add = || {
-            arguments.add(row.id.as_str())?;
-            arguments.add(row.name.as_str())?;
-            arguments.add(row.value)?;
-            arguments.add(row.tags.as_str())?;
-            arguments.add(row.at.to_sql())
-        };
-        add().map_err(sqlx::Error::Encode)?;
-    }
+    let arguments = arguments_of(rows).map_err(sqlx::Error::Encode)?;
     let done = if rows.len() == CHUNK {
         sqlx::query_with(INSERT.as_str(), arguments).execute(connection).await?
     } else {
@@ -214,6 +204,31 @@ async fn insert(connection: &mut SqliteConnection, rows: &[Row]) -> Result<u64, 
         sqlx::query_with(AssertSqlSafe(insert_of(rows.len())), arguments).persistent(false).execute(connection).await?
     };
     Ok(done.rows_affected())
+}
+
+/// The rows' values in the order of [`insert_of`]. Arguments go to another thread, so they own their texts: one allocation each as
+/// `Arc<str>`, and none where a row repeats the time or the name of the row before, as rows of one scrape do.
+fn arguments_of(rows: &[Row]) -> Result<SqliteArguments, BoxDynError> {
+    let mut arguments = SqliteArguments::default();
+    arguments.reserve(rows.len() * 5, 0);
+    let Some(first) = rows.first() else { return Ok(arguments) };
+    let (mut name, mut at) = (Arc::<str>::from(first.name.as_str()), first.at);
+    let mut time = Arc::<str>::from(at.to_sql());
+    for row in rows {
+        if *row.name != *name {
+            name = row.name.as_str().into();
+        }
+        if row.at != at {
+            at = row.at;
+            time = at.to_sql().into();
+        }
+        arguments.add(Arc::<str>::from(row.id.as_str()))?;
+        arguments.add(Arc::clone(&name))?;
+        arguments.add(row.value)?;
+        arguments.add(Arc::<str>::from(row.tags.as_str()))?;
+        arguments.add(Arc::clone(&time))?;
+    }
+    Ok(arguments)
 }
 
 /// Which of `rows` breaks a rule of the table: tries them one by one in the transaction that is going to be rolled back.

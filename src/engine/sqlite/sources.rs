@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::atlas::{Needs, Read, cache, content, keys, queue, webhooks};
-use super::queries::{Queried, check_query};
+use super::queries::{Queried, prepare_query};
 use super::stats::{Files, Objects};
 use super::table::Table;
 use super::{Database, atlas, queries, stats, table};
@@ -16,10 +16,6 @@ use crate::scrape::{Collector, Source};
 /// `database_objects` reads every page of the file: not more often than this, and with at least a minute to do it.
 const OBJECTS_INTERVAL: Duration = Duration::from_secs(3600);
 const OBJECTS_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What the collector `table` reads.
-const TABLE_NEEDS: Needs =
-    Needs { table: "system_metrics", columns: &["id", "metric_name", "metric_value", "tags", "recorded_at"] };
 
 /// All families that SQLite's sources show, for docs/METRICS.md.
 pub fn metrics() -> impl Iterator<Item = &'static Desc> {
@@ -75,7 +71,7 @@ pub async fn sources(
     }
     for query in &settings.queries {
         // It starts all the same: its table may come, and until then its own health says that it fails.
-        if let Err(why) = check_query(app, query).await {
+        if let Err(why) = prepare_query(app, query).await {
             notes.push(format!("query `{}` fails: {why}", query.name));
         }
         sources.push(Source {
@@ -103,7 +99,7 @@ async fn built_in(
         "content" => (content::NEEDS, Some(content::read)),
         "api_keys" => (keys::NEEDS, Some(keys::read)),
         "webhooks" => (webhooks::NEEDS, Some(webhooks::read)),
-        "table" => (TABLE_NEEDS, None),
+        "table" => (table::NEEDS, None),
         _ => return Ok(Ok(about_the_files(name, app, metrics, settings))),
     };
     let missing = needs.missing(app, settings.timeout).await.map_err(|e| {

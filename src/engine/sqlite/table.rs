@@ -22,7 +22,8 @@ use prometheus::{GaugeVec, IntCounter, IntGauge, Registry};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Row as _, SqliteConnection};
 
-use self::held::{Found, Held};
+use self::held::{Found, Held, Most};
+use super::atlas::Needs;
 use super::times::millis;
 use super::{Database, samples};
 use crate::clock::Timestamp;
@@ -37,8 +38,8 @@ use crate::telemetry;
 /// Rowids that a rebuild reads at most: an hour of 55 rows a second, read in well under a second.
 const WINDOW: i64 = 200_000;
 
-/// Series that are held at most.
-const SERIES: usize = 50_000;
+/// What is held at most: 50,000 series, and 32 MiB of names and labels, for one tag may have 64 KiB.
+const MOST: Most = Most { series: 50_000, bytes: 32 << 20 };
 
 /// Age at which a row is no longer what is the case.
 const OLD: Duration = Duration::from_secs(3600);
@@ -48,6 +49,13 @@ const AHEAD: Duration = Duration::from_secs(300);
 
 /// Time after which everything is built anew.
 const REBUILD: Duration = Duration::from_secs(900);
+
+/// What it reads.
+pub const NEEDS: Needs = Needs {
+    table: "system_metrics",
+    columns: &["id", "metric_name", "metric_value", "tags", "recorded_at"],
+    rowid: true,
+};
 
 /// The families of this module.
 pub const METRICS: &[&Desc] = &[&BAD_ROWS, &FUTURE_ROWS, &HELD_SERIES, &OVER_LIMIT, &REBUILDS];
@@ -75,7 +83,7 @@ const OVER_LIMIT: Desc = Desc {
     name: "atlas_sidecar_table_rows_over_limit",
     kind: Kind::Gauge,
     unit: "rows",
-    help: "Rows in system_metrics of series beyond the 50,000 that are held, seen since the last rebuild; look for a tag that never repeats",
+    help: "Rows in system_metrics of series beyond what is held (50,000 series, 32 MiB of labels), seen since the last rebuild; look for a tag that never repeats",
 };
 const REBUILDS: Desc = Desc {
     name: "atlas_sidecar_table_rebuilds_total",
@@ -89,7 +97,7 @@ macro_rules! columns {
     () => {
         concat!(
             "SELECT rowid, id IS NULL,",
-            " CASE WHEN typeof(metric_name) = 'text' AND octet_length(metric_name) <= 1024 THEN metric_name END,",
+            " CASE WHEN typeof(metric_name) = 'text' AND octet_length(metric_name) BETWEEN 1 AND 1024 THEN metric_name END,",
             " CASE WHEN typeof(metric_value) IN ('integer', 'real') THEN CAST(metric_value AS REAL) END,",
             " CASE WHEN tags IS NULL THEN '{}' WHEN typeof(tags) = 'text' AND octet_length(tags) <= 65536 THEN tags END, ",
             millis!("recorded_at"),
@@ -165,7 +173,7 @@ impl Table {
         };
         let followed = match followed {
             Some(followed) => followed,
-            None => self.rebuild(Held::expecting(known, SERIES), now).await?,
+            None => self.rebuild(Held::expecting(known, MOST), now).await?,
         };
         self.own.show(&followed);
         self.followed = Some(followed);

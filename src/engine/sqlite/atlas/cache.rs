@@ -8,7 +8,8 @@ use crate::sample::{Batch, Desc, Kind, Labels};
 use crate::task::Pending;
 
 /// What it reads.
-pub const NEEDS: Needs = Needs { table: "search_cache", columns: &["query_text", "results", "expires_at"] };
+pub const NEEDS: Needs =
+    Needs { table: "search_cache", columns: &["query_text", "results", "expires_at"], rowid: false };
 
 /// The families of this collector.
 pub const METRICS: &[&Desc] = &[&ROWS, &EXPIRED, &BYTES, &UNREADABLE];

@@ -10,6 +10,7 @@ use crate::task::Pending;
 pub const NEEDS: Needs = Needs {
     table: "content_metadata",
     columns: &["search_indexed_at", "last_accessed_at", "access_count", "cognitive_score"],
+    rowid: false,
 };
 
 /// The families of this collector.

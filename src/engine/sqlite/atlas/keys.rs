@@ -11,6 +11,7 @@ use crate::task::Pending;
 pub const NEEDS: Needs = Needs {
     table: "api_keys",
     columns: &["id", "name", "key_hash", "rate_limit_per_hour", "last_used_at", "is_active"],
+    rowid: false,
 };
 
 /// The families of this collector.

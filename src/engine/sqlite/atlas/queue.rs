@@ -11,6 +11,7 @@ use crate::task::Pending;
 pub const NEEDS: Needs = Needs {
     table: "processing_queue",
     columns: &["status", "priority", "created_at", "estimated_duration", "actual_duration", "worker_id"],
+    rowid: false,
 };
 
 /// The families of this collector.

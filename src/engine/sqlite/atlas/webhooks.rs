@@ -10,7 +10,7 @@ use crate::task::Pending;
 
 /// What it reads.
 pub const NEEDS: Needs =
-    Needs { table: "webhooks", columns: &["id", "is_active", "last_triggered_at", "failure_count"] };
+    Needs { table: "webhooks", columns: &["id", "is_active", "last_triggered_at", "failure_count"], rowid: false };
 
 /// The families of this collector.
 pub const METRICS: &[&Desc] = &[&WEBHOOKS, &ACTIVE, &FAILURES, &LAST_TRIGGERED, &NOT_SHOWN];

@@ -4,9 +4,10 @@
 pub(super) fn only_reading(sql: &str) -> Result<&str, String> {
     let (end, rest) = first_statement(sql)?;
     let one = &sql[..end];
-    let start = &sql[skip_blank(sql, 0)..];
-    let word: String = start.chars().take_while(char::is_ascii_alphabetic).collect::<String>().to_ascii_uppercase();
-    if skip_blank(sql, rest) < sql.len() {
+    let start = &sql.as_bytes()[skip_blank(sql.as_bytes(), 0)..];
+    let word = start.iter().take_while(|b| b.is_ascii_alphabetic()).map(|b| char::from(b.to_ascii_uppercase()));
+    let word: String = word.collect();
+    if skip_blank(sql.as_bytes(), rest) < sql.len() {
         return Err("more than one statement".to_owned());
     }
     match word.as_str() {
@@ -23,7 +24,7 @@ fn first_statement(sql: &str) -> Result<(usize, usize), String> {
     let bytes = sql.as_bytes();
     let (mut at, mut depth) = (0, 0_i32);
     while at < bytes.len() {
-        let next = skip_blank(sql, at);
+        let next = skip_blank(bytes, at);
         if next > at {
             at = next;
             continue;
@@ -55,16 +56,15 @@ fn after(bytes: &[u8], from: usize, quote: u8) -> Result<usize, String> {
 }
 
 /// The first place from `from` on that is neither space nor comment.
-fn skip_blank(sql: &str, mut from: usize) -> usize {
+fn skip_blank(sql: &[u8], mut from: usize) -> usize {
     loop {
-        let rest = &sql[from..];
-        let trimmed = rest.trim_start_matches(|c: char| c.is_ascii_whitespace());
-        from = sql.len() - trimmed.len();
-        from += if trimmed.starts_with("--") {
-            trimmed.find('\n').unwrap_or(trimmed.len())
-        } else if trimmed.starts_with("/*") {
+        let rest = sql[from..].trim_ascii_start();
+        from = sql.len() - rest.len();
+        from += if rest.starts_with(b"--") {
+            rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len())
+        } else if let Some(comment) = rest.strip_prefix(b"/*") {
             // A comment that is not closed goes to the end, in SQLite as well.
-            trimmed[2..].find("*/").map_or(trimmed.len(), |n| n + 4)
+            comment.windows(2).position(|end| end == b"*/").map_or(rest.len(), |n| n + 4)
         } else {
             return from;
         };
@@ -87,6 +87,13 @@ mod tests {
             ("SELECT 4 - -2 / 2", "SELECT 4 - -2 / 2"),
         ] {
             assert_eq!(only_reading(sql), Ok(wanted), "{sql}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_is_too_odd(sql in "(?s)(SELECT|;|--|/\\*|\\*/|[\\['\"`()]|\n|.){0,20}") {
+            let _ = only_reading(&sql);
         }
     }
 

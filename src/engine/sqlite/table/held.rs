@@ -25,6 +25,14 @@ struct Latest {
     at: Timestamp,
 }
 
+/// How much is held at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Most {
+    pub series: usize,
+    /// Of names and labels.
+    pub bytes: usize,
+}
+
 /// The rows that are shown.
 ///
 /// A re-read is [`Held::lift`] (take all off), [`Held::put_back`] (what still is there) and, after newer rows were offered,
@@ -36,13 +44,15 @@ pub(super) struct Held {
     kept_places: BTreeSet<Key>,
     /// Rows that were lifted, by rowid.
     lifted: HashMap<i64, (Key, Timestamp)>,
-    most: usize,
+    /// Bytes of the keys in `latest` and `kept_places`.
+    bytes: usize,
+    most: Most,
 }
 
 impl Held {
     /// Nothing yet; `known` series come first if there are more than `most`.
-    pub fn expecting(known: BTreeSet<Key>, most: usize) -> Self {
-        Self { kept_places: known, most, ..Self::default() }
+    pub fn expecting(known: BTreeSet<Key>, most: Most) -> Self {
+        Self { bytes: known.iter().map(size).sum(), kept_places: known, most, ..Self::default() }
     }
 
     /// How many series have a row.
@@ -62,7 +72,12 @@ impl Held {
 
     /// Takes out what is older than `limit`.
     pub fn forget_before(&mut self, limit: Timestamp) {
-        self.latest.retain(|_, row| row.at >= limit);
+        self.latest.retain(|key, row| {
+            if row.at < limit {
+                self.bytes -= size(key);
+            }
+            row.at >= limit
+        });
     }
 
     /// Takes `found` in, if it is the latest of its series by (time, rowid) (T-7). `false` if there is no room for its series.
@@ -75,8 +90,12 @@ impl Held {
             }
             return true;
         }
-        if !self.kept_places.remove(&key) && self.latest.len() + self.kept_places.len() >= self.most {
-            return false;
+        if !self.kept_places.remove(&key) {
+            let bytes = self.bytes + size(&key);
+            if self.latest.len() + self.kept_places.len() >= self.most.series || bytes > self.most.bytes {
+                return false;
+            }
+            self.bytes = bytes;
         }
         self.latest.insert(key, row);
         true
@@ -109,14 +128,21 @@ impl Held {
     pub fn settle(&mut self) -> bool {
         let lost = self.lifted.values().any(|(key, _)| !self.latest.contains_key(key));
         self.lifted = HashMap::new();
+        self.bytes -= self.kept_places.iter().map(size).sum::<usize>();
         self.kept_places = BTreeSet::new();
         !lost
     }
 }
 
+fn size((name, labels): &Key) -> usize {
+    name.len() + labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOST: Most = Most { series: 3, bytes: 100 };
 
     fn found(rowid: i64, name: &str, value: f64, at: i64) -> Found {
         Found { rowid, name: name.to_owned(), labels: Labels::none(), value, at: Timestamp::from_millis(at) }
@@ -127,7 +153,7 @@ mod tests {
     }
 
     fn holding(rows: &[Found]) -> Held {
-        let mut held = Held::expecting(BTreeSet::new(), 3);
+        let mut held = Held::expecting(BTreeSet::new(), MOST);
         rows.iter().for_each(|row| assert!(held.offer(row.clone())));
         assert!(held.settle());
         held
@@ -178,13 +204,29 @@ mod tests {
     #[test]
     fn e12_known_series_keep_their_places() {
         let known = [("y".to_owned(), Labels::none()), ("z".to_owned(), Labels::none())];
-        let mut held = Held::expecting(known.into_iter().collect(), 3);
+        let mut held = Held::expecting(known.into_iter().collect(), MOST);
         assert!(held.offer(found(1, "a", 1.0, 1)));
         assert!(!held.offer(found(2, "b", 1.0, 1)), "two places are kept for others");
         assert!(held.offer(found(3, "z", 1.0, 1)));
         assert!(held.offer(found(4, "y", 1.0, 1)));
         assert!(held.settle());
         assert_eq!(shown(&held), [("a", 1.0), ("y", 1.0), ("z", 1.0)]);
+    }
+
+    #[test]
+    fn long_labels_fill_what_is_held_sooner_and_give_it_back() {
+        let long = |rowid, name: char, at| found(rowid, &name.to_string().repeat(60), 1.0, at);
+        let mut held = holding(&[long(1, 'a', 5)]);
+        assert!(!held.offer(long(2, 'b', 9)));
+        held.lift();
+        held.put_back(long(1, 'a', 5));
+        assert!(held.settle());
+        assert!(!held.offer(long(2, 'b', 9)), "a re-read gives no room");
+        held.forget_before(Timestamp::from_millis(6));
+        assert!(held.offer(long(2, 'b', 9)));
+        held.lift();
+        assert!(!held.settle());
+        assert_eq!(held.bytes, 0);
     }
 
     #[test]
