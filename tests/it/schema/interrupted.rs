@@ -1,0 +1,160 @@
+//! Crashes, and others at the same time.
+
+use std::time::Duration;
+
+use atlas_sidecar::engine::schema::KeySink;
+use atlas_sidecar::engine::sqlite::Database;
+use atlas_sidecar::engine::sqlite::schema::apply::{Stepped, Work};
+use atlas_sidecar::engine::sqlite::schema::{Part, Scope};
+use atlas_sidecar::engine::{FullText, Settings};
+
+use super::{Scene, clock, full_text};
+
+fn wanted() -> Vec<FullText> {
+    vec![full_text("content_metadata", "id", &["title"]), full_text("authors", "id", &["name", "order", "it\"s"])]
+}
+
+/// Ends after each step in turn; the next run always reaches the schema of one that was not interrupted, and rows stay.
+#[tokio::test]
+async fn wherever_a_migration_ends_the_next_one_completes_it() {
+    let origin = Scene::made_by_the_application("older");
+    let reference = copy_of(&origin);
+    let settings = |scene: &Scene| Settings { full_text: wanted(), ..scene.settings() };
+    reference.try_migrate(&settings(&reference), false).await.unwrap();
+    let (rows, objects) = (origin.rows(), reference.objects());
+    let mut steps = 0;
+    loop {
+        let scene = copy_of(&origin);
+        let done = some_steps(&scene, steps).await;
+        let report = scene.try_migrate(&settings(&scene), false).await.unwrap();
+        assert_eq!(scene.objects(), objects, "after {steps} steps");
+        assert_eq!(scene.dump(&rows), origin.dump(&rows), "after {steps} steps");
+        assert_eq!(scene.sql("PRAGMA integrity_check"), "ok\n");
+        assert_eq!(scene.sql("SELECT count(*) FROM content_metadata WHERE access_count IS NULL"), "0\n");
+        assert_eq!(scene.sql("SELECT count(*) FROM sidecar_fts_content_metadata"), "200\n");
+        if !done {
+            assert!(report.unchanged());
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps > 20, "{steps}");
+}
+
+fn copy_of(scene: &Scene) -> Scene {
+    let copy = Scene::new();
+    std::fs::copy(scene.path("atlas.db"), copy.path("atlas.db")).unwrap();
+    copy
+}
+
+/// Whether there was more to do after `steps`.
+async fn some_steps(scene: &Scene, steps: usize) -> bool {
+    let database = Database::open(&scene.path("atlas.db"), false).await.unwrap();
+    let (sink, clock, wanted) = (KeySink::File(scene.path("state")), clock(), wanted());
+    let mut work = Work::new(&database, (Part::Whole, Scope::All), &wanted, &sink, &clock);
+    let mut more = true;
+    for _ in 0..steps {
+        more = !matches!(work.step().await.unwrap(), Stepped::Nothing(_));
+    }
+    database.close().await;
+    more
+}
+
+/// In an empty database all is one transaction: what fails at its end leaves nothing, so a `run` that failed is not a guest the next time.
+#[tokio::test]
+async fn an_empty_database_gets_all_or_nothing() {
+    let scene = Scene::made_by_sql("PRAGMA user_version = 1");
+    std::fs::create_dir(scene.path("state")).unwrap();
+    std::fs::write(scene.path("state/admin-key"), "in the way").unwrap();
+    assert!(scene.try_migrate(&scene.settings(), false).await.is_err());
+    assert_eq!(scene.objects(), "");
+    std::fs::remove_file(scene.path("state/admin-key")).unwrap();
+    scene.migrate().await;
+    assert_ne!(scene.objects(), "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_migrations_at_once_do_everything_once() {
+    for kind in ["empty", "base"] {
+        let scene = if kind == "empty" { Scene::new() } else { Scene::made_by_the_application(kind) };
+        let settings = Settings {
+            create: true,
+            full_text: vec![full_text("content_metadata", "id", &["title"])],
+            ..scene.settings()
+        };
+        if kind == "empty" {
+            std::fs::write(scene.path("atlas.db"), "").unwrap();
+        }
+        let reports = tokio::join!(
+            scene.try_migrate(&settings, false),
+            scene.try_migrate(&settings, false),
+            scene.try_migrate(&settings, false)
+        );
+        let mut steps = Vec::new();
+        for report in [reports.0, reports.1, reports.2] {
+            steps.extend(report.unwrap().files.remove(0).steps);
+        }
+        let all = steps.len();
+        steps.sort();
+        steps.dedup();
+        assert_eq!(steps.len(), all, "{kind}: each step was done by one of them");
+        assert_eq!(scene.sql("SELECT count(*) FROM api_keys; PRAGMA integrity_check"), "1\nok\n");
+        assert!(scene.try_migrate(&settings, false).await.unwrap().unchanged());
+    }
+}
+
+/// E-6: another writer is waited for, and named when it does not end.
+#[tokio::test]
+async fn a_lock_that_somebody_else_holds_is_waited_for() {
+    let scene = Scene::made_by_the_application("base");
+    let application = Database::open(&scene.path("atlas.db"), false).await.unwrap();
+    let database = Database::open(&scene.path("atlas.db"), false).await.unwrap();
+    let (sink, clock) = (KeySink::File(scene.path("state")), clock());
+    let mut work = Work::new(&database, (Part::Whole, Scope::All), &[], &sink, &clock);
+    work.patience = Duration::ZERO;
+    let writing = application.write().await.unwrap();
+    let error = work.step().await.unwrap_err();
+    assert!(error.message.contains("locked by another process") && error.hint.is_some(), "{error}");
+
+    work.patience = Duration::from_secs(60);
+    let (stepped, ()) = tokio::join!(work.step(), async {
+        // Longer than a connection waits by itself, so that the step has to come back.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        writing.rollback().await.unwrap();
+    });
+    assert!(matches!(stepped.unwrap(), Stepped::Done { .. }));
+    application.close().await;
+    database.close().await;
+}
+
+/// Migration 002 goes through the table in pieces; a VACUUM on the way moves implicit rowids, and the pass is repeated.
+#[tokio::test]
+async fn no_row_keeps_a_null_count_whatever_happens_on_the_way() {
+    let scene = Scene::made_by_sql(
+        "CREATE TABLE content_metadata(id VARCHAR(36) PRIMARY KEY, access_count INTEGER);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)
+         INSERT INTO content_metadata SELECT format('%d', i), CASE WHEN i % 7 = 0 THEN i END FROM n;
+         DELETE FROM content_metadata WHERE rowid <= 1000;",
+    );
+    let kept = scene.sql("SELECT sum(access_count) FROM content_metadata");
+    let database = Database::open(&scene.path("atlas.db"), false).await.unwrap();
+    let (sink, clock) = (KeySink::File(scene.path("state")), clock());
+    let mut work = Work::new(&database, (Part::Whole, Scope::All), &[], &sink, &clock);
+    let mut batches = 0;
+    loop {
+        match work.step().await.unwrap() {
+            Stepped::Nothing(_) => break,
+            Stepped::Done { .. } => {}
+            Stepped::Rows => {
+                batches += 1;
+                if batches == 2 {
+                    scene.sql("VACUUM");
+                }
+            }
+        }
+    }
+    database.close().await;
+    assert!(batches > 4, "{batches}");
+    assert_eq!(scene.sql("SELECT count(*) FROM content_metadata WHERE access_count IS NULL"), "0\n");
+    assert_eq!(scene.sql("SELECT sum(access_count) FROM content_metadata"), kept);
+}
