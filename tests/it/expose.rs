@@ -118,9 +118,10 @@ impl Drop for Running {
     }
 }
 
-/// Pages that say what they were asked for; the source `panic` panics, `slow` waits for the door, `large` fills 8 MiB.
+/// Pages that say what they were asked for; the source `panic` panics, `slow` waits for the door, `large` fills 8 MiB, and `valid`
+/// is what a Prometheus understands.
 fn routes(door: Arc<Door>, ready: Readiness) -> Routes {
-    let names = ["host", "slow", "large", "panic", "bad <b>name</b>"].map(str::to_owned).to_vec();
+    let names = ["host", "slow", "large", "panic", "valid", "bad <b>name</b>"].map(str::to_owned).to_vec();
     Routes {
         pages: Arc::new(move |format, filter| {
             let has = |name: &str| filter.collect.iter().any(|n| n == name);
@@ -130,6 +131,13 @@ fn routes(door: Arc<Door>, ready: Readiness) -> Routes {
             }
             if has("large") {
                 return Arc::new(Page::new(vec![b'#'; 8 << 20]));
+            }
+            if has("valid") {
+                let end = if format.syntax == Syntax::OpenMetrics100 { "# EOF\n" } else { "" };
+                return Arc::new(Page::new(format!(
+                    "# TYPE stub gauge\nstub{{syntax=\"{:?}\"}} 1\n{end}",
+                    format.syntax
+                )));
             }
             Arc::new(Page::new(page_text(format, filter)))
         }),
@@ -300,7 +308,7 @@ fn filters_reach_the_page_or_are_refused() {
     assert_eq!(unknown.status, 400);
     assert_eq!(
         unknown.text(),
-        "no source is named `nope`; known: host, slow, large, panic, bad <b>name</b>\n",
+        "no source is named `nope`; known: host, slow, large, panic, valid, bad <b>name</b>\n",
         "the answer is text that no browser takes for anything else"
     );
 }

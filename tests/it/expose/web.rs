@@ -157,9 +157,15 @@ fn a_broken_file_ends_the_start() {
     let path = config(folder.path(), "nonsense: 1\n");
     let settings =
         Settings { listen: "127.0.0.1:0".parse().unwrap(), web_config_file: Some(path.clone()), max_requests: 1 };
-    let error = Server::bind(&settings, &Registry::new(), Clock::system()).err().expect("refused").to_string();
+    let runtime = Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let registry = Registry::new();
+    let error = Server::bind(&settings, &registry, Clock::system()).err().expect("refused").to_string();
     assert!(error.starts_with(&format!("web configuration file `{}`: ", path.display())), "{error}");
     assert!(error.contains("unknown field `nonsense`"), "{error}");
+    // Repaired, it starts with the same registry.
+    fs::write(&path, "").unwrap();
+    assert!(Server::bind(&settings, &registry, Clock::system()).is_ok());
 }
 
 #[test]
@@ -444,4 +450,71 @@ fn a_file_that_is_being_written_is_not_read() {
     fs::write(&path, users(&[("bob", "two")])).unwrap();
     wait_for("the end of writing", LONG, || (status_of(&server, "bob", "two") == 200).then_some(()));
     assert_eq!(server.metric(FAILURES, &[]), 0.0);
+}
+
+/// Kubernetes swaps a symlink, and the new file may have the size and the time of the old one.
+#[test]
+fn a_swapped_file_of_the_same_size_and_time_is_noticed() {
+    let folder = folder();
+    let versions = ["old", "new"].map(|password| {
+        let path = folder.path().join(password);
+        fs::write(&path, users(&[("ann", password)])).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        path
+    });
+    let (path, other) = (folder.path().join("web.yml"), folder.path().join("swap"));
+    std::os::unix::fs::symlink(&versions[0], &path).unwrap();
+    let server = Running::with(Some(path.clone()), 40);
+    assert_eq!([status_of(&server, "ann", "old"), status_of(&server, "ann", "new")], [200, 401]);
+    std::os::unix::fs::symlink(&versions[1], &other).unwrap();
+    fs::rename(&other, &path).unwrap();
+    wait_for("the new password", LONG, || (status_of(&server, "ann", "new") == 200).then_some(()));
+}
+
+/// A program that ends with the test.
+struct Program(std::process::Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The real client: it negotiates OpenMetrics and gzip, shows a certificate and a password, and keeps its connection.
+#[test]
+fn prometheus_scrapes_with_certificate_and_password() {
+    let folder = folder();
+    let text = format!(
+        "{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n  client_allowed_sans: [client.example]\n{}",
+        users(&[("prometheus", "secret")])
+    );
+    let server = Running::with(Some(config(folder.path(), &text)), 40);
+    let scrape = format!(
+        "scrape_configs:\n- job_name: sidecar\n  scrape_interval: 1s\n  scheme: https\n  params: {{'collect[]': [valid]}}\n  \
+         basic_auth: {{username: prometheus, password: secret}}\n  \
+         tls_config: {{ca_file: ca.pem, cert_file: client.pem, key_file: client.key}}\n  \
+         static_configs: [{{targets: ['{}']}}]\n",
+        server.address
+    );
+    fs::write(folder.path().join("prometheus.yml"), scrape).unwrap();
+    let own = crate::support::free_address();
+    let _prometheus = Program(
+        std::process::Command::new("prometheus")
+            .args(["--config.file=prometheus.yml", "--storage.tsdb.path=tsdb", "--log.level=error"])
+            .arg(format!("--web.listen-address={own}"))
+            .current_dir(folder.path())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("`prometheus` does not start ({e}): the README's test command installs it")),
+    );
+    let stub = wait_for("a sample", LONG, || {
+        get(own, "/api/v1/query?query=stub").map(|a| a.text()).filter(|text| text.contains("\"stub\""))
+    });
+    assert!(stub.contains("OpenMetrics100") && stub.contains("\"1\""), "{stub}");
+    wait_for("some scrapes", LONG, || {
+        (server.metric("atlas_sidecar_http_requests_total", &["/metrics", "200"]) >= 3.0).then_some(())
+    });
+    assert_eq!(server.metric("atlas_sidecar_http_requests_total", &["/metrics", "401"]), 0.0);
+    assert_eq!(server.metric("atlas_sidecar_tls_handshake_failures_total", &[]), 0.0);
 }
