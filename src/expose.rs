@@ -133,6 +133,12 @@ pub struct Server {
 impl Server {
     /// Reads the web configuration file and takes the address. Inside of a tokio runtime only.
     pub fn bind(settings: &Settings, registry: &Registry, clock: Clock) -> Result<Self, BindError> {
+        let refused = |error| BindError::Address { address: settings.listen, error };
+        let listener = std::net::TcpListener::bind(settings.listen).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let listener = TcpListener::from_std(listener).map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        // The registry last: after an error the caller may try again with the same one.
         let web = match &settings.web_config_file {
             Some(path) => {
                 let refused = |error| BindError::Web { path: path.clone(), error };
@@ -140,11 +146,6 @@ impl Server {
             }
             None => None,
         };
-        let refused = |error| BindError::Address { address: settings.listen, error };
-        let listener = std::net::TcpListener::bind(settings.listen).map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
-        let listener = TcpListener::from_std(listener).map_err(refused)?;
-        let address = listener.local_addr().map_err(refused)?;
         Ok(Self { listener, address, max_requests: settings.max_requests, web, metrics: Metrics::new(registry), clock })
     }
 

@@ -211,3 +211,122 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         self.writing(cx, poll)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::encode::Page;
+    use super::super::health::Readiness;
+    use super::super::page::Overview;
+    use super::super::{Metrics, Routes};
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use prometheus::Registry;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::Instant;
+
+    const REQUEST: &[u8] = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// A connection of which both ends are in this process, so that time can be driven.
+    fn connect() -> DuplexStream {
+        let routes = Routes {
+            pages: Arc::new(|_, _| Arc::new(Page::new(vec![b'#'; 1 << 20]))),
+            sources: Arc::new(Vec::new),
+            ready: Readiness::new([]),
+            overview: Arc::new(|| Overview {
+                version: String::new(),
+                started: Timestamp::from_millis(0),
+                ready: true,
+                series: 0,
+                rows_stored: 0,
+                rows_rejected: 0,
+                sources: Vec::new(),
+            }),
+        };
+        let metrics = Metrics::new(&Registry::new());
+        let answers = Arc::new(Answers::new(routes, 1, None, metrics, Clock::system()));
+        let (client, server) = duplex(4096);
+        let tasks = crate::task::Tasks::new();
+        tasks.spawn("connection", requests(server, answers, CancellationToken::new()));
+        client
+    }
+
+    async fn answered(client: &mut DuplexStream) {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"healthy\n") {
+            assert!(client.read_buf(&mut answer).await.expect("open") > 0, "closed after {answer:?}");
+        }
+    }
+
+    /// How long until the other side closes.
+    async fn closed(client: &mut DuplexStream) -> Duration {
+        let start = Instant::now();
+        let _ = client.read_to_end(&mut Vec::new()).await;
+        start.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_trickles_is_cut_off() {
+        assert!(REQUEST.len() as u64 > HEAD.as_secs() * 2, "a byte per second takes too long");
+        let mut client = connect();
+        let (mut read, mut write) = tokio::io::split(&mut client);
+        let start = Instant::now();
+        let trickle = async {
+            for byte in REQUEST {
+                if write.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            () = trickle => {}
+            _ = async { read.read_to_end(&mut Vec::new()).await } => {}
+        }
+        assert!((HEAD..HEAD + Duration::from_secs(2)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_stops_halfway_is_cut_off() {
+        let mut client = connect();
+        client.write_all(&REQUEST[..10]).await.expect("open");
+        assert_eq!(closed(&mut client).await.as_secs(), HEAD.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scraper_keeps_its_connection_between_scrapes() {
+        let mut client = connect();
+        for _ in 0..5 {
+            client.write_all(REQUEST).await.expect("open");
+            answered(&mut client).await;
+            sleep(Duration::from_secs(120)).await;
+        }
+        client.write_all(REQUEST).await.expect("open");
+        answered(&mut client).await;
+        assert_eq!(closed(&mut client).await.as_secs(), IDLE.as_secs());
+        assert_eq!(closed(&mut connect()).await.as_secs(), IDLE.as_secs(), "nor does one last that never asks");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_one_head_is_not_the_next_ones() {
+        let mut client = connect();
+        for _ in 0..3 {
+            client.write_all(&REQUEST[..10]).await.expect("open");
+            sleep(HEAD - Duration::from_secs(1)).await;
+            client.write_all(&REQUEST[10..]).await.expect("open");
+            answered(&mut client).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_reading_is_let_go() {
+        let mut client = connect();
+        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("open");
+        let mut some = [0; 100];
+        client.read_exact(&mut some).await.expect("the beginning");
+        // The buffer between both ends is full; the rest is never sent.
+        sleep(STALL + Duration::from_secs(5)).await;
+        let mut rest = Vec::new();
+        let _ = client.read_to_end(&mut rest).await;
+        assert!(rest.len() < 1 << 19, "{}", rest.len());
+    }
+}

@@ -122,13 +122,14 @@ impl Web {
     pub fn open(path: &Path, registry: &Registry) -> Result<Self, String> {
         let (read, rules) = load(path, None);
         let rules = rules?;
+        let gate = Gate::new()?;
         let successful = telemetry::int_gauge(registry, &SUCCESSFUL);
         successful.set(1);
         Ok(Self {
             path: path.to_owned(),
             rules: RwLock::new(Arc::new(rules)),
             seen: Mutex::new(Seen { read, settling: None }),
-            gate: Gate::new()?,
+            gate,
             failures: telemetry::counter(registry, &FAILURES),
             successful,
         })

@@ -119,7 +119,7 @@ pub fn parse(text: &str, folder: &Path) -> Result<File, String> {
     let raw = match text.trim().is_empty() {
         true => Raw::default(),
         false => serde_saphyr::from_str_with_options::<Option<Raw>>(text, options)
-            .map_err(|e| e.to_string())?
+            .map_err(|e| e.render_with_formatter(&serde_saphyr::UserMessageFormatter))?
             .unwrap_or_default(),
     };
     Ok(File {

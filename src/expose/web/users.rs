@@ -42,8 +42,11 @@ impl Users {
     pub fn new(hashes: BTreeMap<String, String>) -> Result<Self, String> {
         let mut dearest = bcrypt::DEFAULT_COST.min(10);
         for (user, hash) in &hashes {
-            // The text of the error is about the shape and does not repeat the hash.
-            let parts = HashParts::from_str(hash).map_err(|e| format!("`basic_auth_users`: user `{user}`: {e}"))?;
+            let parts = HashParts::from_str(hash).map_err(|_| {
+                format!(
+                    "`basic_auth_users`: user `{user}`: this is no bcrypt hash; `htpasswd -nBC 10 {user}` makes one"
+                )
+            })?;
             if parts.get_cost() > COST_MAX {
                 return Err(format!("`basic_auth_users`: user `{user}`: bcrypt cost above {COST_MAX}"));
             }
