@@ -97,7 +97,9 @@ fn ours(series: usize) {
 }
 
 /// Holds labels and values, and makes the crate's types at every scrape, as a custom collector does. A `GaugeVec` takes twice as long.
-struct Store(Vec<(String, [(&'static str, String); 4], f64)>, Desc);
+struct Store(Vec<Held>, Desc);
+
+type Held = (String, [(&'static str, String); 4], f64);
 
 impl Collector for Store {
     fn desc(&self) -> Vec<&Desc> {

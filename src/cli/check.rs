@@ -109,7 +109,7 @@ async fn databases(settings: &Settings) -> Vec<Check> {
     engine::check(&settings.engine).await.into_iter().map(line).collect()
 }
 
-/// Scrapes each target once, as `run` would.
+/// Scrapes each target once, as `run` would. One that fails is a warning: it may come up later, and harms nothing but itself.
 async fn targets(settings: &Settings) -> Vec<Check> {
     let registry = Registry::new();
     let metrics = Arc::new(http::Metrics::new(&registry));
@@ -119,8 +119,8 @@ async fn targets(settings: &Settings) -> Vec<Check> {
         let collected = tokio::time::timeout(source.timeout, source.collector.collect(&mut batch)).await;
         let (outcome, detail) = match collected {
             Ok(Ok(())) => (Outcome::Ok, format!("{} samples", batch.len())),
-            Ok(Err(e)) => (Outcome::Fail, e.to_string()),
-            Err(_) => (Outcome::Fail, format!("no answer in {:?}", source.timeout)),
+            Ok(Err(e)) => (Outcome::Warn, e.to_string()),
+            Err(_) => (Outcome::Warn, format!("no answer in {:?}", source.timeout)),
         };
         checks.push(Check::new(format!("scrape.targets `{}`", source.name), outcome, detail));
     }

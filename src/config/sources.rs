@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hyper::Uri;
-
 use super::reader::{Refused, Section, Show};
 use super::sections::{DAY, is_identifier, patterns};
 use super::values;
 use crate::engine::{self, Builtin, Query};
 use crate::sample::globs::Globs;
 use crate::scrape::host;
-use crate::scrape::http::{Auth, Target};
+use crate::scrape::http::{Auth, Target, check_url, is_own};
 use crate::secret::Secret;
 
 // The defaults of lists' elements, which config/default.toml can only name in its examples; a test compares them.
@@ -124,34 +122,6 @@ fn target_url(section: &mut Section<'_>, listen: Option<SocketAddr>) -> Result<S
     Ok(held.text)
 }
 
-/// What is wrong with a target's URL, without repeating it.
-fn check_url(url: &str) -> Result<(), String> {
-    const EXPECTED: &str = "must be `http://` or `https://`, a host, and a path: `http://127.0.0.1:9100/metrics`";
-    let url: Uri = url.parse().map_err(|_| EXPECTED.to_owned())?;
-    let speaks_http = matches!(url.scheme_str(), Some("http" | "https"));
-    let has_host = url.host().is_some_and(|host| !host.is_empty());
-    // `Uri` takes any text for a port: `http://user:pass/word@host/` would be a request to `user`.
-    let after_user = url.authority().map_or("", |a| a.as_str().rsplit('@').next().unwrap_or_default());
-    let has_bad_port = url.port_u16().is_none() && url.host() != Some(after_user);
-    if speaks_http && has_host && !has_bad_port { Ok(()) } else { Err(EXPECTED.to_owned()) }
-}
-
-/// Whether a URL leads to `listen` (E-2). Names are not looked up: only `localhost` is known to mean this machine.
-fn is_own(url: &str, listen: SocketAddr) -> bool {
-    let Ok(url) = url.parse::<Uri>() else { return false };
-    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let here = match host.parse::<std::net::IpAddr>() {
-        Ok(ip) => ip == listen.ip() || ((ip.is_loopback() || ip.is_unspecified()) && is_local(listen)),
-        Err(_) => host.eq_ignore_ascii_case("localhost") && is_local(listen),
-    };
-    here && port == listen.port()
-}
-
-fn is_local(listen: SocketAddr) -> bool {
-    listen.ip().is_loopback() || listen.ip().is_unspecified()
-}
-
 fn auth(section: &mut Section<'_>) -> Result<Option<Auth>, Refused> {
     let bearer = section.secret("bearer_token", "bearer_token_file");
     let username = section.get_some("username", Show::Plain, user_name);
@@ -255,49 +225,4 @@ fn label_columns(value: &config::Value) -> values::Read<Vec<String>> {
 /// Labels that have a meaning in histograms and summaries.
 fn is_reserved(label: &str) -> bool {
     matches!(label, "le" | "quantile")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_own_address_is_recognised_in_its_disguises() {
-        let listen = "127.0.0.1:9700".parse().unwrap();
-        let everywhere = "[::]:9700".parse().unwrap();
-        let outside = "192.0.2.1:9700".parse().unwrap();
-        for (url, listen, own) in [
-            ("http://127.0.0.1:9700/metrics", listen, true),
-            ("http://localhost:9700/metrics", listen, true),
-            ("https://u:p@LocalHost:9700/", everywhere, true),
-            ("http://[::1]:9700/metrics", everywhere, true),
-            ("http://0.0.0.0:9700/metrics", listen, true),
-            ("http://192.0.2.1:9700/metrics", outside, true),
-            ("http://127.0.0.1:9700/metrics", outside, false),
-            ("http://127.0.0.1:9100/metrics", listen, false),
-            ("http://example.org:9700/metrics", listen, false),
-        ] {
-            assert_eq!(is_own(url, listen), own, "{url} {listen}");
-        }
-    }
-
-    #[test]
-    fn urls_of_other_kinds_are_refused() {
-        for url in [
-            "",
-            "/metrics",
-            "host:9100",
-            "ftp://host/x",
-            "http://",
-            "http:///metrics",
-            "http://a b/",
-            "http://u:p/x@host/",
-            "http://host:/",
-        ] {
-            assert!(check_url(url).is_err(), "{url}");
-        }
-        for url in ["https://u:p@host/metrics?x=y", "http://[::1]:9100/", "http://[::1]", "HTTP://host"] {
-            assert!(check_url(url).is_ok(), "{url}");
-        }
-    }
 }

@@ -16,6 +16,7 @@ mod body;
 mod client;
 mod intake;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +57,7 @@ pub enum Auth {
 }
 
 /// One of `[[scrape.targets]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Target {
     /// The source's name, also the label `source` of every series.
     pub name: String,
@@ -76,6 +77,16 @@ pub struct Target {
     pub max_body_bytes: usize,
     /// The most samples of an answer.
     pub max_samples: usize,
+}
+
+impl fmt::Debug for Target {
+    /// Without what may be secret in the address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target")
+            .field("name", &self.name)
+            .field("url", &redacted_url(&self.url))
+            .finish_non_exhaustive()
+    }
 }
 
 /// Our metrics about targets.

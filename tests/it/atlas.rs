@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use atlas_sidecar::clock::Timestamp;
 use atlas_sidecar::engine::sqlite::Database;
 use atlas_sidecar::engine::sqlite::queries::check_query;
-use atlas_sidecar::engine::sqlite::sources::sources;
+use atlas_sidecar::engine::sqlite::sources::{Own, sources};
 use atlas_sidecar::engine::{Builtin, COLLECTORS, Query, Settings};
 use atlas_sidecar::sample::globs::Globs;
 use atlas_sidecar::sample::{Batch, Kind, Origin};
@@ -70,7 +70,8 @@ impl One {
 
     async fn of(bench: Bench, settings: Settings) -> Self {
         let registry = Registry::new();
-        let (mut sources, notes) = sources(&bench.database, &bench.database, &settings, &registry).await.unwrap();
+        let (mut sources, notes) =
+            sources(&bench.database, &bench.database, &settings, &Own::new(&registry)).await.unwrap();
         assert_eq!(sources.len(), 1, "{notes:?}");
         Self { bench, registry, source: sources.remove(0) }
     }
@@ -341,7 +342,7 @@ async fn both_files_are_told_where_there_are_two() {
     let other = Database::open(&bench.folder.path().join("metrics.db"), true).await.unwrap();
     let registry = Registry::new();
     let (sources, notes) =
-        sources(&bench.database, &other, &settings(COLLECTORS, Vec::new()), &registry).await.unwrap();
+        sources(&bench.database, &other, &settings(COLLECTORS, Vec::new()), &Own::new(&registry)).await.unwrap();
     assert_eq!((sources.len(), notes.len()), (COLLECTORS.len(), 0), "{notes:?}");
     for mut source in sources {
         let mut batch = Batch::new(at(NOW));
@@ -364,7 +365,8 @@ async fn a_collector_without_its_columns_is_off_and_says_so() {
         .replace("CREATE TABLE search_cache", "CREATE TABLE other_cache");
     let bench = Bench::with(&older).await;
     let wanted = settings(&["queue", "cache", "content", "nonsense"], Vec::new());
-    let (sources, notes) = sources(&bench.database, &bench.database, &wanted, &Registry::new()).await.unwrap();
+    let (sources, notes) =
+        sources(&bench.database, &bench.database, &wanted, &Own::new(&Registry::new())).await.unwrap();
     assert_eq!(sources.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["queue"]);
     assert_eq!(notes.len(), 3);
     assert!(notes[0].starts_with("collector `cache` is off: there is no table `search_cache`"), "{}", notes[0]);
@@ -388,7 +390,9 @@ async fn every_family_is_described() {
     let described: BTreeMap<_, _> = atlas_sidecar::engine::sqlite::sources::metrics().map(|d| (d.name, d)).collect();
     let mut shown = 0;
     let (sources, _) =
-        sources(&bench.database, &bench.database, &settings(COLLECTORS, Vec::new()), &Registry::new()).await.unwrap();
+        sources(&bench.database, &bench.database, &settings(COLLECTORS, Vec::new()), &Own::new(&Registry::new()))
+            .await
+            .unwrap();
     for mut source in sources {
         let mut batch = Batch::new(at(NOW));
         source.collector.collect(&mut batch).await.unwrap();
@@ -566,7 +570,7 @@ async fn following_equals_reading_anew() {
         let followed = told(&one.series(NOW).await);
         let settings = settings(&["table"], Vec::new());
         let (mut fresh, _) =
-            sources(&one.bench.database, &one.bench.database, &settings, &Registry::new()).await.unwrap();
+            sources(&one.bench.database, &one.bench.database, &settings, &Own::new(&Registry::new())).await.unwrap();
         let mut batch = Batch::new(at(NOW));
         fresh[0].collector.collect(&mut batch).await.unwrap();
         assert_eq!(followed, told(&series_of(&batch)), "round {round}");
@@ -622,7 +626,8 @@ async fn a_table_that_cannot_be_followed_is_off() {
     ] {
         let bench = Bench::with(&shape).await;
         let wanted = settings(&["table"], Vec::new());
-        let (sources, notes) = sources(&bench.database, &bench.database, &wanted, &Registry::new()).await.unwrap();
+        let (sources, notes) =
+            sources(&bench.database, &bench.database, &wanted, &Own::new(&Registry::new())).await.unwrap();
         assert!(sources.is_empty() && notes[0].contains("has no rowid"), "{notes:?}");
     }
 }

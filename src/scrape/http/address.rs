@@ -25,7 +25,8 @@ pub fn check_url(url: &str) -> Result<(), String> {
     // `http` reads `h:`, `h:x` and `h:70000` as a host without a port.
     let behind_host = authority.strip_prefix(uri.host().unwrap_or("")).unwrap_or("");
     if !behind_host.is_empty() && uri.port_u16().is_none_or(|port| port == 0) {
-        return Err(format!("port `{}`: must be 1 to 65535", behind_host.trim_start_matches(':')));
+        // Not repeated: in `http://user:pass/word@host/` it is half of a password.
+        return Err("behind the host stands no port from 1 to 65535".to_owned());
     }
     Ok(())
 }
@@ -77,10 +78,11 @@ mod tests {
             ("http://:80/", "no host"),
             ("http://u:canary@h/", "credentials"),
             ("http://canary@h/", "credentials"),
-            ("http://h:0/", "port `0`"),
-            ("http://h:/", "port ``"),
-            ("http://h:70000/", "port `70000`"),
+            ("http://h:0/", "no port"),
+            ("http://h:/", "no port"),
+            ("http://h:70000/", "no port"),
             ("http://a b/canary", "not a URL"),
+            ("http://u:can/ary@h/", "no port"),
         ] {
             let error = check_url(bad).expect_err(bad);
             assert!(error.contains(says) && !error.contains("canary"), "{bad}: {error}");
