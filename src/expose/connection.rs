@@ -46,9 +46,6 @@ const HEAD_BYTES: usize = 16 * 1024;
 /// The most headers.
 const HEADERS: usize = 64;
 
-/// The first byte of a TLS record that begins a handshake.
-const TLS_HANDSHAKE: u8 = 0x16;
-
 /// What Go's servers answer to plain HTTP where TLS is spoken; Prometheus' users know the line.
 const PLAIN_ON_TLS: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n\
@@ -72,7 +69,8 @@ pub async fn serve(stream: TcpStream, answers: Arc<Answers>, stop: CancellationT
 
 async fn handshake(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
     let mut first = [0];
-    if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() && first[0] != TLS_HANDSHAKE {
+    if stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase() {
+        // A method, and no record of TLS: those begin with 22.
         stream.writable().await?;
         let _ = stream.try_write(PLAIN_ON_TLS);
         // What is left unread when a socket closes makes the kernel send a reset, and that can overtake the answer.

@@ -152,8 +152,9 @@ impl Web {
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             let web = self.clone();
-            // A look that panics has its words on standard error; the next one tries again.
-            let _ = spawn_blocking(move || web.look()).await;
+            // Not waited for at the stop: a network file system may hang. A look that panics has its words on standard
+            // error, and the next one tries again.
+            let _ = stop.run_until_cancelled(spawn_blocking(move || web.look())).await;
         }
     }
 

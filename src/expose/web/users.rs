@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -21,6 +21,9 @@ use tokio::time::timeout;
 
 /// The dearest hash that is accepted: cost 16 takes about five seconds here, and each step doubles it.
 const COST_MAX: u32 = 16;
+
+/// The cheapest that bcrypt knows.
+const COST_MIN: u32 = 4;
 
 /// How long a request waits for the verdicts of others before it is told to come again.
 const WAIT: Duration = Duration::from_secs(10);
@@ -42,11 +45,12 @@ impl Users {
     pub fn new(hashes: BTreeMap<String, String>) -> Result<Self, String> {
         let mut dearest = bcrypt::DEFAULT_COST.min(10);
         for (user, hash) in &hashes {
-            let parts = HashParts::from_str(hash).map_err(|_| {
-                format!(
-                    "`basic_auth_users`: user `{user}`: this is no bcrypt hash; `htpasswd -nBC 10 {user}` makes one"
-                )
-            })?;
+            let parts =
+                HashParts::from_str(hash).ok().filter(|parts| parts.get_cost() >= COST_MIN).ok_or_else(|| {
+                    format!(
+                        "`basic_auth_users`: user `{user}`: this is no bcrypt hash; `htpasswd -nBC 10 {user}` makes one"
+                    )
+                })?;
             if parts.get_cost() > COST_MAX {
                 return Err(format!("`basic_auth_users`: user `{user}`: bcrypt cost above {COST_MAX}"));
             }
@@ -78,7 +82,7 @@ pub struct Gate {
     key: [u8; 32],
     allowed: Mutex<Remembered>,
     refused: Mutex<Remembered>,
-    one: Semaphore,
+    one: Arc<Semaphore>,
 }
 
 impl Gate {
@@ -86,7 +90,7 @@ impl Gate {
     pub fn new() -> Result<Self, String> {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|e| format!("no random numbers: {e}"))?;
-        Ok(Self { key, allowed: Mutex::default(), refused: Mutex::default(), one: Semaphore::new(1) })
+        Ok(Self { key, allowed: Mutex::default(), refused: Mutex::default(), one: Arc::new(Semaphore::new(1)) })
     }
 
     /// Whether the `Authorization` header is that of one of `users`.
@@ -98,13 +102,15 @@ impl Gate {
         if let Some(verdict) = self.remembered(&digest) {
             return verdict;
         }
-        let Ok(Ok(_turn)) = timeout(WAIT, self.one.acquire()).await else { return Verdict::Busy };
+        let Ok(Ok(turn)) = timeout(WAIT, self.one.clone().acquire_owned()).await else { return Verdict::Busy };
         // The request before may have asked the same.
         if let Some(verdict) = self.remembered(&digest) {
             return verdict;
         }
         let known = known.is_some();
-        let fits = spawn_blocking(move || bcrypt::verify(&password, &hash).unwrap_or(false)).await.unwrap_or(false);
+        // The turn goes along: whoever hangs up and comes again does not get a second computation beside the first.
+        let work = spawn_blocking(move || (bcrypt::verify(&password, &hash).unwrap_or(false), turn));
+        let Ok((fits, _turn)) = work.await else { return Verdict::Refused };
         let (verdict, list) = match fits && known {
             true => (Verdict::Allowed, &self.allowed),
             false => (Verdict::Refused, &self.refused),
@@ -210,6 +216,19 @@ mod tests {
         assert_eq!(gate.verdict(&users(&[("bob", "new")]), Some(&header)).await, Verdict::Refused);
     }
 
+    #[tokio::test]
+    async fn hanging_up_does_not_start_a_second_computation() {
+        let gate = Gate::new().expect("random numbers");
+        // 12 takes far longer than the wait below, also where the machine is fast.
+        let hash = bcrypt::hash("right", 12).expect("a hash");
+        let users = Users::new(BTreeMap::from([("ann".to_owned(), hash)])).expect("valid");
+        let header = basic("ann:right");
+        let hung_up = timeout(Duration::from_millis(20), gate.verdict(&users, Some(&header))).await;
+        assert!(hung_up.is_err() && gate.one.available_permits() == 0);
+        assert_eq!(gate.verdict(&users, Some(&header)).await, Verdict::Allowed);
+        assert_eq!(gate.one.available_permits(), 1);
+    }
+
     #[test]
     fn memory_is_bounded() {
         let mut remembered = Remembered::default();
@@ -226,6 +245,7 @@ mod tests {
     fn hashes_are_checked_and_not_repeated() {
         for (hash, part) in [
             ("canary", "user `ann`"),
+            ("$2y$03$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi", "no bcrypt hash"),
             ("$2y$31$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi", "cost above 16"),
         ] {
             let error = Users::new(BTreeMap::from([("ann".to_owned(), hash.to_owned())])).err().expect("refused");
