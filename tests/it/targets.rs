@@ -486,7 +486,8 @@ async fn every_scrape_has_a_connection_of_its_own() {
         {
             let asked = AtomicUsize::new(0);
             move |stream| {
-                stream.write_all(&ok(TEXT, GOOD.as_bytes())).is_ok() && asked.fetch_add(1, Ordering::SeqCst) % 2 == 0
+                stream.write_all(&ok(TEXT, GOOD.as_bytes())).is_ok()
+                    && asked.fetch_add(1, Ordering::SeqCst).is_multiple_of(2)
             }
         },
     );

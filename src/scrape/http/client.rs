@@ -1,7 +1,6 @@
 //! Asking a target: one client for all of them, the request, and what may be wrong before there is a body.
 
 use std::error::Error;
-use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,10 +18,9 @@ use hyper_util::rt::TokioExecutor;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tracing::warn;
 
-use crate::scrape::CollectError;
 use crate::secret::redacted_url;
 
-use super::{Auth, Target};
+use super::{Auth, CollectError, Target};
 
 /// What Prometheus 3 sends by default, less the protobuf that we do not read.
 const WANTED: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
@@ -139,16 +137,18 @@ pub(super) fn check_status<B>(answer: &Response<B>) -> Result<(), String> {
     if status == StatusCode::OK {
         return Ok(());
     }
-    let mut why = format!("answered {status}");
-    if status.is_redirection() {
-        // 200 characters: enough for an address, not for a flood of the log.
-        let to = answer.headers().get(LOCATION).and_then(|v| v.to_str().ok()).unwrap_or("nowhere");
-        let to: String = redacted_url(to).chars().take(200).collect();
-        let _ = write!(why, ", a redirect to `{to}`; redirects are not followed, configure the final address");
-    } else if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-        why.push_str("; the target wants other credentials");
-    }
-    Err(why)
+    let location = answer.headers().get(LOCATION).filter(|_| status.is_redirection());
+    Err(match location.map(|v| redacted_url(&String::from_utf8_lossy(v.as_bytes()))) {
+        Some(to) => {
+            // 200 characters: enough for an address, not for a flood of the log.
+            let to: String = to.chars().take(200).collect();
+            format!("answered {status}, a redirect to `{to}`; redirects are not followed, configure the final address")
+        }
+        None if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+            format!("answered {status}; the target wants other credentials")
+        }
+        None => format!("answered {status}"),
+    })
 }
 
 /// What a failed request means, with all its causes.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::sample::globs::Globs;
 use crate::sample::{Family, Kind, Labels, Sample, Suffix};
-use crate::scrape::text::{BadLine, Page, by_full_name};
+
+use super::text::{BadLine, Page, by_full_name};
 
 /// How far a sample's own time may be from the scrape's. Prometheus' lookback is 5 minutes: what is older would be stale there too.
 const WINDOW: Duration = Duration::from_secs(5 * 60);
@@ -109,8 +110,8 @@ fn label(labels: &mut Labels, source: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text::{Limits, Syntax, parse};
     use super::*;
-    use crate::scrape::text::{Limits, Syntax, parse};
 
     const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 

@@ -10,8 +10,8 @@ use std::collections::hash_map::Entry;
 
 use crate::sample::{Family, Kind, Sample, Suffix};
 
-use super::Syntax;
 use super::line::Fault;
+use super::{Syntax, number};
 
 mod groups;
 mod series;

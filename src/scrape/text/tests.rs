@@ -258,6 +258,13 @@ fn pages_that_are_no_exposition_fail_as_a_whole() {
 }
 
 #[test]
+fn frequent_names_are_found_by_bisection() {
+    assert!(FREQUENT.is_sorted_by(|a, b| a < b));
+    assert!(matches!(owned("le".into()), Cow::Borrowed("le")));
+    assert!(matches!(owned("lf".into()), Cow::Owned(_)));
+}
+
+#[test]
 fn every_limit_is_kept() {
     let small = Limits { lines: 4, samples: 2, labels: 2, name_bytes: 3, value_bytes: 5, bad_lines: 1 };
     for (page, what, line) in [
@@ -277,6 +284,23 @@ fn every_limit_is_kept() {
         }
     }
     assert!(parse(b"abc{x=\"1\",y=\"12345\"} 1\nbad\n\nb 2\n", Syntax::Text, &small).is_ok());
+}
+
+/// Each of these takes minutes where a family, a series or a histogram is looked for one by one.
+#[test]
+fn large_pages_take_no_longer_per_line() {
+    const LINES: usize = 50_000;
+    // An odd step through all numbers: no order that would help.
+    let mixed = |n: usize| n * 7_919 % LINES;
+    let families: String = (0..LINES).map(|n| format!("f{} 1\n", mixed(n))).collect();
+    assert_eq!(text(&families).families.len(), LINES);
+    let series: String = (0..LINES).map(|n| format!("f{{x=\"{}\"}} 1\n", mixed(n))).collect();
+    assert_eq!(text(&series).families[0].samples.len(), LINES);
+    let buckets = (0..LINES).map(|n| format!("h_bucket{{x=\"{}\",le=\"+Inf\"}} 1\n", mixed(n)));
+    let counts = (0..LINES).rev().map(|n| format!("h_count{{x=\"{}\"}} 1\n", mixed(n)));
+    let page = text(&["# TYPE h histogram\n".to_owned()].into_iter().chain(buckets).chain(counts).collect::<String>());
+    assert_eq!(kinds(&page), [("h", Kind::Histogram)]);
+    assert_eq!((page.families[0].samples.len(), page.duplicates), (2 * LINES, 0));
 }
 
 fn name() -> impl Strategy<Value = String> {

@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use crate::sample::{Kind, Labels, Sample, Suffix};
 
+use super::number;
 use super::series::{Index, drop_repeated};
-use crate::scrape::text::number;
 
 /// One histogram or summary.
 struct Group {
