@@ -396,6 +396,7 @@ pub fn metrics() -> Vec<&'static Desc> {
     all.extend(crate::ingest::METRICS);
     all.extend(crate::ingest::latest::METRICS);
     all.extend(crate::expose::METRICS);
+    all.extend(crate::expose::web::METRICS);
     all.extend(engine::metrics());
     all.sort_by_key(|desc| desc.name);
     all
