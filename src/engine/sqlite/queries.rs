@@ -3,7 +3,7 @@
 //! What keeps such a statement harmless, from the outside in:
 //!
 //! - The connection is opened read-only, with `query_only` on top, and runs under a deadline that interrupts the statement itself.
-//! - It is one statement that begins with SELECT, WITH or VALUES ([`statement`]). No PRAGMA: some change the connection for
+//! - It is one statement that begins with SELECT, WITH or VALUES (`statement`). No PRAGMA: some change the connection for
 //!   whoever uses it next; those that only tell are there as functions (`SELECT * FROM pragma_page_count`). No EXPLAIN:
 //!   a plan is no measurement. No ATTACH: this database is what we were given.
 //! - It runs as `SELECT * FROM (…) LIMIT n`, which nothing but a reading statement survives, and which stops it at the row limit.

@@ -1,7 +1,7 @@
 //! The collector `table`: what the application itself writes to `system_metrics` is shown like any other source.
 //!
 //! A question per scrape ("the last row of each series") would read the table over and over, so the latest row per foreign series is
-//! held in memory ([`held`]) and the table is followed by rowid: new rows have higher ones, whatever their time and in
+//! held in memory (`held`) and the table is followed by rowid: new rows have higher ones, whatever their time and in
 //! whatever form it is written, so late rows are seen too. Each time
 //!
 //! 1. the rows that are held are read again by rowid: a changed value is shown changed, a deleted row is shown no more (E-13);
