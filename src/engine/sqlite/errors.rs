@@ -72,7 +72,9 @@ pub fn collect_error(error: sqlx::Error) -> CollectError {
         None => match error {
             sqlx::Error::PoolTimedOut => CollectError::Timeout,
             sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => CollectError::Unreachable(why),
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => CollectError::Malformed(why),
+            // What a collector itself found wrong with a row travels through sqlx as its own error.
+            sqlx::Error::Decode(e) => e.downcast::<CollectError>().map_or(CollectError::Malformed(why), |own| *own),
+            sqlx::Error::ColumnDecode { .. } => CollectError::Malformed(why),
             _ => CollectError::Internal(why),
         },
     }

@@ -25,11 +25,22 @@ const LIMIT: Duration = Duration::from_secs(3600);
 /// How far a text's time may lie from what its first characters say: offsets of up to 14:59 hours, and whole days to cut at.
 const SLACK: Duration = Duration::from_secs(2 * 24 * 3600);
 
-/// The rows of name `?1` from `?2` to before `?3` (milliseconds). The texts `?4` and `?5` let the index leave out what is days away; numbers sort before any text.
-macro_rules! span {
-    () => {
+/// `$select` over the rows of name `?1` from `?2` to before `?3` (milliseconds), whose texts the index bounds by `?4` and `?5`, and once more
+/// over those whose time is a number, which sorts before any text. UNION ALL, because OR would make SQLite remember every rowid.
+macro_rules! both_forms {
+    ($select:expr) => {
         concat!(
-            "metric_name = ?1 AND ((recorded_at >= ?4 AND recorded_at < ?5) OR recorded_at < '') AND ",
+            both_forms!($select, "recorded_at >= ?4 AND recorded_at < ?5"),
+            " UNION ALL ",
+            both_forms!($select, "recorded_at < ''")
+        )
+    };
+    ($select:expr, $range:literal) => {
+        concat!(
+            $select,
+            " WHERE metric_name = ?1 AND ",
+            $range,
+            " AND ",
             millis!("recorded_at"),
             " >= ?2 AND ",
             millis!("recorded_at"),
@@ -38,22 +49,25 @@ macro_rules! span {
     };
 }
 
-/// One name's raw tags: NULL is one of them, `0` stands for what is no text or too long to be copied.
+/// One name's raw tags; what is no text, or too long to be copied, is NULL.
 const RAW_TAGS: &str = concat!(
-    "SELECT CASE WHEN tags IS NULL THEN '{}' WHEN typeof(tags) = 'text' AND octet_length(tags) <= 65536 THEN tags END AS raw,",
-    " count(*) FROM system_metrics WHERE ",
-    span!(),
-    " GROUP BY raw"
+    "SELECT raw, count(*) FROM (",
+    both_forms!(
+        "SELECT CASE WHEN tags IS NULL THEN '{}' \
+         WHEN typeof(tags) = 'text' AND octet_length(tags) <= 65536 THEN tags END AS raw FROM system_metrics"
+    ),
+    ") GROUP BY raw"
 );
 
 /// One name's rows, by series (`?6`: raw tags with the position of their labels) and time; the later of equal times last (T-7).
 const ROWS: &str = concat!(
     "WITH raw (tags, series) AS MATERIALIZED (SELECT value ->> 0, value ->> 1 FROM json_each(?6)) ",
-    "SELECT raw.series, CASE WHEN typeof(metric_value) IN ('integer', 'real') THEN CAST(metric_value AS REAL) END, ",
-    millis!("recorded_at"),
-    " AS at FROM system_metrics CROSS JOIN raw ON raw.tags = coalesce(system_metrics.tags, '{}') WHERE ",
-    span!(),
-    " ORDER BY raw.series, at, system_metrics.rowid"
+    both_forms!(concat!(
+        "SELECT raw.series AS series, CASE WHEN typeof(metric_value) IN ('integer', 'real') THEN CAST(metric_value AS REAL) END, ",
+        millis!("recorded_at"),
+        " AS at, system_metrics.rowid AS place FROM system_metrics CROSS JOIN raw ON raw.tags = coalesce(system_metrics.tags, '{}')"
+    )),
+    " ORDER BY series, at, place"
 );
 
 const BAD_TIMES: &str = concat!("SELECT count(*) FROM system_metrics WHERE ", millis!("recorded_at"), " IS NULL");
@@ -184,4 +198,48 @@ async fn rows_of(
         .fetch_all(reader)
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection;
+
+    use super::*;
+
+    /// A full scan, or a look through all series per row, would make an export of a month a matter of hours.
+    #[tokio::test]
+    async fn each_step_is_served_by_an_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(
+            "CREATE TABLE system_metrics (id VARCHAR(36) PRIMARY KEY, metric_name VARCHAR(255) NOT NULL,
+            metric_value DECIMAL(15,4) NOT NULL, tags JSON, recorded_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);
+            CREATE INDEX by_name ON system_metrics(metric_name, recorded_at); CREATE INDEX by_time ON system_metrics(recorded_at)",
+        )
+        .execute(&mut connection)
+        .await
+        .unwrap();
+        for (sql, wanted) in [
+            (
+                RAW_TAGS,
+                vec![
+                    "by_name (metric_name=? AND recorded_at>? AND recorded_at<?)",
+                    "by_name (metric_name=? AND recorded_at<?)",
+                ],
+            ),
+            (
+                ROWS,
+                vec![
+                    "by_name (metric_name=? AND recorded_at>? AND recorded_at<?)",
+                    "raw USING AUTOMATIC COVERING INDEX (tags=?)",
+                ],
+            ),
+        ] {
+            let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+            let plan = plan.fetch_all(&mut connection).await.unwrap();
+            let plan: Vec<String> = plan.iter().map(|row| row.get(3)).collect();
+            let plan = plan.join("\n");
+            assert!(wanted.iter().all(|w| plan.contains(w)), "{plan}");
+            assert!(!plan.contains("SCAN system_metrics") && !plan.contains("SCAN raw"), "{plan}");
+        }
+    }
 }

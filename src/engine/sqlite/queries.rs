@@ -3,7 +3,7 @@
 //! What keeps such a statement harmless, from the outside in:
 //!
 //! - The connection is opened read-only, with `query_only` on top, and runs under a deadline that interrupts the statement itself.
-//! - It is one statement that begins with SELECT, WITH or VALUES ([`statement`]). No PRAGMA: some change the connection for
+//! - It is one statement that begins with SELECT, WITH or VALUES (`statement`). No PRAGMA: some change the connection for
 //!   whoever uses it next; those that only tell are there as functions (`SELECT * FROM pragma_page_count`). No EXPLAIN:
 //!   a plan is no measurement. No ATTACH: this database is what we were given.
 //! - It runs as `SELECT * FROM (…) LIMIT n`, which nothing but a reading statement survives, and which stops it at the row limit.
@@ -69,27 +69,51 @@ impl Queried {
     async fn run(&self, batch: &mut Batch) -> Result<(), CollectError> {
         let sql = self.sql.clone().map_err(CollectError::Malformed)?;
         let mut reader = self.database.read(self.query.timeout).await.map_err(collect_error)?;
-        // Not kept: its columns are asked anew each time, for `SELECT *` changes with its table.
-        let rows =
-            sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_all(&mut *reader).await.map_err(collect_error)?;
-        if rows.len() > self.query.max_rows {
-            return Err(CollectError::TooLarge(format!("more than {} rows (`max_rows`)", self.query.max_rows)));
+        let mut taking = Taking { queried: self, batch, columns: None, seen: HashSet::new(), rows: 0 };
+        // Rows are taken one by one: a `SELECT *` may carry large columns that nobody asked for. The statement is not kept:
+        // its columns are asked anew each time, for `SELECT *` changes with its table.
+        sqlx::query(AssertSqlSafe(sql))
+            .persistent(false)
+            .try_map(|row| taking.take(&row).map_err(|e| sqlx::Error::Decode(Box::new(e))))
+            .fetch_all(&mut *reader)
+            .await
+            .map(drop)
+            .map_err(collect_error)
+    }
+}
+
+/// A result on its way into a batch.
+struct Taking<'a> {
+    queried: &'a Queried,
+    batch: &'a mut Batch,
+    columns: Option<Columns>,
+    seen: HashSet<Labels>,
+    rows: usize,
+}
+
+impl Taking<'_> {
+    fn take(&mut self, row: &SqliteRow) -> Result<(), CollectError> {
+        let query = &self.queried.query;
+        self.rows += 1;
+        if self.rows > query.max_rows {
+            return Err(CollectError::TooLarge(format!("more than {} rows (`max_rows`)", query.max_rows)));
         }
-        let Some(first) = rows.first() else { return Ok(()) };
-        let columns =
-            Columns::find(&self.query, first.columns().iter().map(Column::name)).map_err(CollectError::Malformed)?;
-        let mut seen = HashSet::new();
-        for row in &rows {
-            let labels = columns.labels(row)?;
-            if !seen.insert(labels.clone()) {
-                self.duplicates.inc();
-                continue;
+        let columns = match &mut self.columns {
+            Some(columns) => columns,
+            None => {
+                let names = row.columns().iter().map(Column::name);
+                self.columns.insert(Columns::find(query, names).map_err(CollectError::Malformed)?)
             }
-            for (family, column) in &columns.values {
-                if let Some(value) = value_of(row, *column)? {
-                    let kind = if self.query.counter { Kind::Counter } else { Kind::Gauge };
-                    batch.family(family.clone(), kind, self.query.help.clone()).push(labels.clone(), value);
-                }
+        };
+        let labels = columns.labels(row)?;
+        if !self.seen.insert(labels.clone()) {
+            self.queried.duplicates.inc();
+            return Ok(());
+        }
+        let kind = if query.counter { Kind::Counter } else { Kind::Gauge };
+        for (family, column) in &columns.values {
+            if let Some(value) = value_of(row, *column)? {
+                self.batch.family(family.clone(), kind, query.help.clone()).push(labels.clone(), value);
             }
         }
         Ok(())

@@ -10,7 +10,7 @@
 //! Numbers outside the two ranges may be Julian days, dates like `20261122`, micro- or nanoseconds: taking them for seconds would
 //! make rows look ancient, and age is what rows are deleted by.
 //!
-//! [`read`] is the rule in Rust, [`millis!`](crate::engine::sqlite::times::millis) the same rule as a SQL expression: it lets
+//! [`read`] is the rule in Rust, `millis!` the same rule as a SQL expression: it lets
 //! SQLite count, sort and compare without handing every row over. They agree to the millisecond; a test asks SQLite itself.
 
 use crate::clock::Timestamp;
