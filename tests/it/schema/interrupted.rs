@@ -9,6 +9,7 @@ use atlas_sidecar::engine::sqlite::schema::{Part, Scope};
 use atlas_sidecar::engine::{FullText, Settings};
 
 use super::{Scene, clock, full_text};
+use crate::support::wait_for;
 
 fn wanted() -> Vec<FullText> {
     vec![full_text("content_metadata", "id", &["title"]), full_text("authors", "id", &["name", "order", "it\"s"])]
@@ -49,13 +50,69 @@ fn copy_of(scene: &Scene) -> Scene {
     copy
 }
 
-/// One step by a process that then ends; whether it had something to do.
+/// One step by a process that then ends; whether it had something to do. A filling step is gone through to its end: where those are
+/// interrupted is tested elsewhere.
 async fn one_step(scene: &Scene) -> bool {
     let database = Database::open(&scene.path("atlas.db"), false).await.unwrap();
     let (sink, clock, wanted) = (KeySink::File(scene.path("state")), clock(), wanted());
-    let stepped = Work::new(&database, (Part::Whole, Scope::All), &wanted, &sink, &clock).step().await.unwrap();
+    let mut work = Work::new(&database, (Part::Whole, Scope::All), &wanted, &sink, &clock);
+    let more = loop {
+        match work.step().await.unwrap() {
+            Stepped::Rows => {}
+            Stepped::Done { .. } => break true,
+            Stepped::Nothing(_) => break false,
+        }
+    };
     database.close().await;
-    !matches!(stepped, Stepped::Nothing(_))
+    more
+}
+
+/// `kill -9` in the middle of filling, each time at another place; the process is this test again.
+#[tokio::test]
+async fn a_killed_migration_is_completed_by_the_next() {
+    const CHILD: &str = "ATLAS_TEST_KILLED_DATABASE";
+    let wanted = vec![full_text("notes", "id", &["body"])];
+    if let Some(folder) = std::env::var_os(CHILD) {
+        let url = format!("sqlite://{}/atlas.db", folder.display());
+        let scene = Scene::new();
+        scene.try_migrate(&Settings { url, full_text: wanted, ..scene.settings() }, false).await.unwrap();
+        return;
+    }
+    let scene = Scene::made_by_sql(
+        "PRAGMA journal_mode = wal; CREATE TABLE notes(id VARCHAR(36) PRIMARY KEY, body TEXT);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000)
+         INSERT INTO notes SELECT format('%08x', (i * 2654435761) & 0xffffffff), 'word' || i FROM n;",
+    );
+    // The copy has its own name until it is complete; then this statement fails, and the shell's answer is empty.
+    let copied = || {
+        let out = std::process::Command::new("sqlite3")
+            .args([&scene.text("atlas.db"), "SELECT count(*) FROM sidecar_fts_notes_filling"])
+            .output()
+            .unwrap();
+        String::from_utf8(out.stdout).unwrap().trim().parse::<u32>().ok()
+    };
+    let (mut last, mut kills) = (0, 0);
+    for _ in 0..3 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "schema::interrupted::a_killed_migration_is_completed_by_the_next"])
+            .env(CHILD, scene.folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("some rows more, or the end", Duration::from_secs(60), || {
+            copied().filter(|n| *n > last).or_else(|| child.try_wait().unwrap().map(|_| 0))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if let Some(rows) = copied() {
+            (last, kills) = (rows, kills + 1);
+        }
+    }
+    assert!(kills > 0, "none was killed in the middle");
+    scene.try_migrate(&Settings { full_text: wanted, ..scene.settings() }, false).await.unwrap();
+    let difference = "SELECT count(*) FROM (SELECT id, body FROM notes EXCEPT SELECT key, body FROM sidecar_fts_notes);
+                      SELECT count(*) FROM sidecar_fts_notes; PRAGMA integrity_check";
+    assert_eq!(scene.sql(difference), "0\n60000\nok\n");
 }
 
 /// In an empty database all is one transaction: what fails at its end leaves nothing, so a `run` that failed is not a guest the next time.
