@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use atlas_sidecar::clock::{Clock, Timestamp};
 use atlas_sidecar::engine::schema::{KeySink, MigrateOptions, Report};
-use atlas_sidecar::engine::sqlite::schema::{databases, migrate};
+use atlas_sidecar::engine::sqlite::Database;
+use atlas_sidecar::engine::sqlite::schema::{databases, migrate, prepare};
 use atlas_sidecar::engine::{Builtin, EngineError, FullText, Settings};
 use atlas_sidecar::sample::globs::Globs;
 use tempfile::TempDir;
@@ -279,6 +280,25 @@ async fn the_queries_that_the_indexes_are_for_use_them() {
         let plan = scene.sql(&format!("EXPLAIN QUERY PLAN {query}"));
         assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{query}\n{plan}");
     }
+    // Beside an index of the application on `status` alone, SQLite needs statistics to see which one is better.
+    let scene = Scene::made_by_the_application("base");
+    scene.migrate().await;
+    let plan = scene.sql(
+        "ANALYZE; EXPLAIN QUERY PLAN
+         SELECT id FROM processing_queue WHERE status = 'pending' ORDER BY priority, created_at LIMIT 1",
+    );
+    assert!(plan.contains("idx_queue_pending") && !plan.contains("TEMP B-TREE"), "{plan}");
+}
+
+/// `run` awaits this among its tasks.
+#[test]
+fn the_futures_can_be_sent_to_another_thread() {
+    fn sent<T: Send>(_: T) {}
+    let (scene, clock) = (Scene::new(), clock());
+    let settings = scene.settings();
+    sent(migrate(&settings, MigrateOptions { dry_run: true, key_sink: KeySink::Terminal }, &clock));
+    let prepared = async |app: &Database| prepare(app, None, &settings, &clock).await;
+    let _ = |app: &'static Database| sent(prepared(app));
 }
 
 /// V-8 and others: names that are something else are left alone and named, and what is broken in the application's schema stays its affair.

@@ -1,6 +1,6 @@
 //! Bringing a database's schema up to date, as a guest in somebody's file.
 //!
-//! Three steps: read what is there ([`Inventory`]), decide what is missing ([`plan`], pure and printable), do it ([`apply`]). Nothing of the
+//! Three steps: read what is there ([`Inventory`]), decide what is missing ([`plan()`], pure and printable), do it ([`mod@apply`]). Nothing of the
 //! application's is ever dropped, rewritten or renamed; what is in the way is left alone and named. Running it again changes nothing.
 //!
 //! Who may do what:

@@ -44,6 +44,31 @@ fn contents_of_files(scene: &Scene) -> Vec<(String, Vec<u8>)> {
     files.map(|p| (p.display().to_string(), std::fs::read(p).unwrap())).collect()
 }
 
+/// The log at its loudest, sqlx included, which logs on threads of its own: so a process of its own, this test again, takes the whole of it.
+#[tokio::test]
+async fn the_loudest_log_has_neither_key_nor_hash() {
+    const CHILD: &str = "ATLAS_TEST_LOUD_DATABASE";
+    if let Some(folder) = std::env::var_os(CHILD) {
+        tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(std::io::stderr).init();
+        let url = format!("sqlite://{}/atlas.db", folder.display());
+        let state_directory = std::path::Path::new(&folder).join("state");
+        let settings = Settings { url, create: true, state_directory, ..Scene::new().settings() };
+        Scene::new().try_migrate(&settings, false).await.unwrap();
+        return;
+    }
+    let scene = Scene::new();
+    let out = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "schema::admin_key::the_loudest_log_has_neither_key_nor_hash", "--nocapture"])
+        .env(CHILD, scene.folder.path())
+        .output()
+        .unwrap();
+    let log = String::from_utf8(out.stderr).unwrap() + &String::from_utf8(out.stdout).unwrap();
+    let key = std::fs::read_to_string(scene.path("state/admin-key")).unwrap();
+    let hash = scene.sql("SELECT key_hash FROM api_keys");
+    assert!(log.contains("INSERT INTO api_keys"), "{log}");
+    assert!(!log.contains(&key.trim_end()[6..]) && !log.contains(hash.trim_end()));
+}
+
 #[tokio::test]
 async fn on_a_terminal_the_key_is_handed_over_and_no_file_is_made() {
     let scene = Scene::new();

@@ -31,10 +31,6 @@ const HOLD: Duration = Duration::from_millis(100);
 const ROWS_FIRST: i64 = 64;
 const ROWS_MOST: i64 = 4096;
 
-/// A pass over a table is repeated where the schema changed on the way, because a VACUUM counts as such and moves implicit rowids. A schema that changes
-/// during three passes in a row is changed by something else.
-const PASSES_MOST: u32 = 3;
-
 /// Work on one database.
 #[derive(Debug)]
 pub struct Work<'a> {
@@ -53,7 +49,8 @@ pub struct Work<'a> {
     /// See [`PATIENCE`].
     pub patience: Duration,
     rows: i64,
-    pass: Pass,
+    /// The last rowid that migration 002 has been at. Not kept: an interrupted one looks at all rows again, and finds fewer to change.
+    after: Option<i64>,
 }
 
 /// What one transaction did.
@@ -83,14 +80,6 @@ pub enum MadeKey {
     Written(PathBuf),
 }
 
-/// Where the pass of migration 002 is.
-#[derive(Clone, Copy, Debug, Default)]
-struct Pass {
-    number: u32,
-    schema_version: i64,
-    after: Option<i64>,
-}
-
 /// What a step inside a transaction came to.
 enum Outcome {
     Done,
@@ -114,8 +103,7 @@ impl<'a> Work<'a> {
         sink: &'a KeySink,
         clock: &'a Clock,
     ) -> Self {
-        let (rows, pass) = (ROWS_FIRST, Pass::default());
-        Self { database, part, scope, full_text, sink, clock, patience: PATIENCE, rows, pass }
+        Self { database, part, scope, full_text, sink, clock, patience: PATIENCE, rows: ROWS_FIRST, after: None }
     }
 
     /// Does what comes first: one transaction. Whoever stops calling leaves a database that a later call completes.
@@ -141,9 +129,9 @@ impl<'a> Work<'a> {
 
     async fn attempt(&mut self) -> Result<Stepped, Failure> {
         let path = self.database.path();
-        let mut transaction = self.database.write().await.map_err(|e| failure("lock", path, &e))?;
+        let mut transaction = self.database.write().await.map_err(|e| failure("take the write lock", path, &e))?;
         let held = Instant::now();
-        let inventory = Inventory::read(&mut transaction).await.map_err(|e| failure("read the schema of", path, &e))?;
+        let inventory = Inventory::read(&mut transaction).await.map_err(|e| failure("read the schema", path, &e))?;
         let mut plan = plan(&inventory, self.part, self.scope, self.full_text).map_err(Failure::Broken)?;
         if plan.steps.is_empty() {
             return Ok(Stepped::Nothing(plan));
@@ -152,34 +140,39 @@ impl<'a> Work<'a> {
             true => std::mem::take(&mut plan.steps),
             false => vec![plan.steps.remove(0)],
         };
-        let (mut key, mut pass) = (None, self.pass);
+        let (mut key, mut after) = (None, self.after);
         for step in &steps {
-            let mut outcome = self.run(&mut transaction, step, &mut pass).await?;
+            let mut outcome = self.run(&mut transaction, step, &mut after).await?;
             while plan.together && matches!(outcome, Outcome::Rows) {
-                outcome = self.run(&mut transaction, step, &mut pass).await?;
+                outcome = self.run(&mut transaction, step, &mut after).await?;
             }
             match outcome {
                 Outcome::Done => {}
                 Outcome::Key(secret) => key = Some(secret),
                 Outcome::Rows => {
                     transaction.commit().await.map_err(|e| failure(&step.what, path, &e))?;
-                    self.pass = pass;
+                    self.after = after;
                     self.rest(held.elapsed()).await;
                     return Ok(Stepped::Rows);
                 }
             }
         }
-        self.pass = Pass::default();
+        self.after = None;
         let key = self.commit(transaction, key).await?;
         Ok(Stepped::Done { what: steps.into_iter().map(|s| s.what).collect(), key, plan })
     }
 
-    async fn run(&self, connection: &mut SqliteConnection, step: &Step, pass: &mut Pass) -> Result<Outcome, Failure> {
+    async fn run(
+        &self,
+        connection: &mut SqliteConnection,
+        step: &Step,
+        after: &mut Option<i64>,
+    ) -> Result<Outcome, Failure> {
         let result = match &step.action {
             Action::Sql(sql) => execute(connection, sql.clone()).await.map(|()| Outcome::Done),
             Action::Own(migration) => self.own(connection, migration).await.map(|()| Outcome::Done),
             Action::FillFullText(index) => self.fill(connection, index).await,
-            Action::FillAccessCount => self.fill_access_count(connection, pass).await,
+            Action::FillAccessCount => self.fill_access_count(connection, after).await,
             Action::AdminKey(columns) => {
                 let key = admin_key::generate().map_err(Failure::Broken)?;
                 self.insert_key(connection, columns, &key).await.map(|()| Outcome::Key(key))
@@ -207,25 +200,19 @@ impl<'a> Work<'a> {
     async fn fill_access_count(
         &self,
         connection: &mut SqliteConnection,
-        pass: &mut Pass,
+        after: &mut Option<i64>,
     ) -> Result<Outcome, sqlx::Error> {
-        let version: i64 = sqlx::query_scalar("PRAGMA schema_version").fetch_one(&mut *connection).await?;
-        if pass.number == 0 {
-            *pass = Pass { number: 1, schema_version: version, after: None };
-        }
+        // By rowid, because no index finds the NULLs. A VACUUM on the way may move rowids of the application's table, and a row then keep its NULL: it is
+        // what a row gets that the application writes without a count, so whoever reads the column has to expect it anyway.
         let window = "SELECT max(r) FROM (SELECT _rowid_ AS r FROM content_metadata
                       WHERE ?1 IS NULL OR _rowid_ > ?1 ORDER BY _rowid_ LIMIT ?2)";
         let last: Option<i64> =
-            sqlx::query_scalar(window).bind(pass.after).bind(self.rows).fetch_one(&mut *connection).await?;
+            sqlx::query_scalar(window).bind(*after).bind(self.rows).fetch_one(&mut *connection).await?;
         if let Some(last) = last {
             let update = "UPDATE content_metadata SET access_count = 0
                           WHERE access_count IS NULL AND _rowid_ <= ?2 AND (?1 IS NULL OR _rowid_ > ?1)";
-            sqlx::query(update).bind(pass.after).bind(last).execute(&mut *connection).await?;
-            pass.after = Some(last);
-            return Ok(Outcome::Rows);
-        }
-        if version != pass.schema_version && pass.number < PASSES_MOST {
-            *pass = Pass { number: pass.number + 1, schema_version: version, after: None };
+            sqlx::query(update).bind(*after).bind(last).execute(&mut *connection).await?;
+            *after = Some(last);
             return Ok(Outcome::Rows);
         }
         self.record(connection, ATLAS, SEARCH_ENHANCEMENT, "").await?;
@@ -303,7 +290,7 @@ impl<'a> Work<'a> {
             if let Some(MadeKey::Written(path)) = &made {
                 admin_key::withdraw(path);
             }
-            return Err(failure("commit to", self.database.path(), &error));
+            return Err(failure("commit", self.database.path(), &error));
         }
         Ok(made)
     }
@@ -324,12 +311,11 @@ async fn execute(connection: &mut SqliteConnection, sql: String) -> Result<(), s
 }
 
 fn failure(what: &str, path: &std::path::Path, error: &sqlx::Error) -> Failure {
-    let text = format!("cannot {what} in `{}`: {error}", path.display());
     match is_busy(error) {
-        true => Failure::Busy(error.to_string()),
+        true => Failure::Busy(format!("{what}: {error}")),
         false => Failure::Broken(
-            EngineError::new(text)
-                .hint("the steps before this one are done; correct the cause and run the same command again"),
+            EngineError::new(format!("database `{}`: {what}: {error}", path.display()))
+                .hint("what was done before is complete and stays; correct the cause and run the same command again"),
         ),
     }
 }
