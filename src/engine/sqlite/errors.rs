@@ -36,6 +36,11 @@ pub fn is_constraint(error: &sqlx::Error) -> bool {
     kind(error) == Some(CONSTRAINT)
 }
 
+/// Whether another connection is in the way, so that the same may be tried again.
+pub fn is_busy(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::PoolTimedOut) || matches!(kind(error), Some(BUSY | LOCKED))
+}
+
 /// Whether the table that is asked for does not exist; only for statements that name one table.
 pub fn is_missing_table(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|e| e.message().starts_with("no such table"))

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection, Transaction};
 
+use super::super::errors::is_busy;
 use super::inventory::Inventory;
 use super::own::{API_INFRASTRUCTURE, ATLAS, Migration, OWN, SEARCH_ENHANCEMENT};
 use super::plan::{Action, Plan, Step, plan};
@@ -321,12 +322,3 @@ fn failure(what: &str, path: &std::path::Path, error: &sqlx::Error) -> Failure {
 }
 
 /// SQLITE_BUSY (5) and SQLITE_LOCKED (6), with whatever their extended codes add in the higher bits (E-6); and a pool whose only connection is in use.
-fn is_busy(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::PoolTimedOut => true,
-        sqlx::Error::Database(e) => {
-            e.code().and_then(|c| c.parse::<i32>().ok()).is_some_and(|code| matches!(code & 0xff, 5 | 6))
-        }
-        _ => false,
-    }
-}
