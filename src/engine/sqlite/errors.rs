@@ -36,7 +36,8 @@ pub fn is_constraint(error: &sqlx::Error) -> bool {
     kind(error) == Some(CONSTRAINT)
 }
 
-/// Whether another connection is in the way, so that the same may be tried again.
+/// Whether another connection is in the way (SQLite's, with whatever varieties: E-6; or ours, the pool's only one), so that the same may be
+/// tried again.
 pub fn is_busy(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::PoolTimedOut) || matches!(kind(error), Some(BUSY | LOCKED))
 }

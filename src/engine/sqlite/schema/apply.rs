@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection, Transaction};
 
-use super::super::errors::is_busy;
 use super::inventory::Inventory;
 use super::own::{API_INFRASTRUCTURE, ATLAS, Migration, OWN, SEARCH_ENHANCEMENT};
 use super::plan::{Action, Plan, Step, plan};
 use super::{Part, Scope, full_text};
 use crate::clock::Clock;
 use crate::engine::schema::KeySink;
+use crate::engine::sqlite::errors::is_busy;
 use crate::engine::sqlite::{Database, admin_key};
 use crate::engine::{EngineError, FullText};
 use crate::retry::Backoff;
@@ -320,5 +320,3 @@ fn failure(what: &str, path: &std::path::Path, error: &sqlx::Error) -> Failure {
         ),
     }
 }
-
-/// SQLITE_BUSY (5) and SQLITE_LOCKED (6), with whatever their extended codes add in the higher bits (E-6); and a pool whose only connection is in use.
