@@ -6,7 +6,7 @@
 //! would otherwise do nothing, silently.
 //!
 //! A secret may stand in the table or in a file that the key with `_file` names. It leaves this module only inside [`Settings`]; neither a
-//! problem, nor a warning, nor [`redacted`], nor the `Debug` of [`Settings`] shows one.
+//! problem, nor a warning, nor [`redacted()`], nor the `Debug` of [`Settings`] shows one.
 
 mod layers;
 mod problem;

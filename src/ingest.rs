@@ -234,7 +234,7 @@ impl Ingest {
         self.more.notify_one();
     }
 
-    /// Writes until `stop`, then what is left, for at most [`DRAIN_LIMIT`].
+    /// Writes until `stop`, then what is left, for at most ten seconds.
     pub async fn run(&self, stop: CancellationToken) {
         let Some(store) = self.store.clone() else { return };
         loop {

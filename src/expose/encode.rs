@@ -65,7 +65,7 @@ impl Page {
     }
 }
 
-/// Makes pages and keeps them for [`PAGE_AGE`].
+/// Makes pages and keeps them for a second.
 pub struct Exposer {
     latest: Arc<Latest>,
     registry: Registry,

@@ -170,7 +170,7 @@ fn shadow_in_the_way(index: &Index, inventory: &Inventory) -> Option<String> {
         .find(|name| inventory.relation(name).is_some())
 }
 
-/// What FTS5 appends to a table's name for its own tables (https://www.sqlite.org/fts5.html, section 9).
+/// What FTS5 appends to a table's name for its own tables (<https://www.sqlite.org/fts5.html>, section 9).
 pub const SHADOWS: &[&str] = &["data", "idx", "content", "docsize", "config"];
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ pub struct Index {
     pub unique: bool,
     /// Whether somebody made it by name, not a constraint of the table.
     pub explicit: bool,
-    /// The condition of a partial index, see [`super::names::canonical`].
+    /// The condition of a partial index, in its canonical form.
     pub filter: Option<String>,
 }
 
