@@ -1,11 +1,15 @@
 //! The `atlas-sidecar` program.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use atlas_sidecar::app::{self, Failure};
 use atlas_sidecar::cli::{self, Exit, Invocation, Verb};
 use atlas_sidecar::telemetry;
 use tracing::warn;
+
+/// How long the runtime's blocking calls may take to end.
+const RUNTIME_LIMIT: Duration = Duration::from_secs(1);
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
@@ -20,7 +24,12 @@ fn start(invocation: &Invocation) -> Exit {
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
     };
     match runtime {
-        Ok(runtime) => runtime.block_on(obey(invocation)),
+        Ok(runtime) => {
+            let exit = runtime.block_on(obey(invocation));
+            // Not dropped: that would wait for a blocking call that hangs (a page nobody waits for any more).
+            runtime.shutdown_timeout(RUNTIME_LIMIT);
+            exit
+        }
         Err(e) => {
             cli::complain(&format!("cannot start: {e}"), None);
             Exit::Failed

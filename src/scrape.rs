@@ -180,8 +180,8 @@ impl Board {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(source.to_owned(), status);
     }
 
-    fn last_success(&self, source: &str) -> Option<Timestamp> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(source).and_then(|status| status.last_success)
+    fn get(&self, source: &str) -> Status {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned().unwrap_or_default()
     }
 }
 
@@ -240,31 +240,30 @@ impl Runner {
         if error.is_some() {
             batch.families.clear();
         }
-        let before = self.board.last_success(&source.name);
+        let before = self.board.get(&source.name);
         let status = Status {
             up: Some(error.is_none()),
-            last_success: if error.is_none() { Some(batch.at) } else { before },
+            last_success: if error.is_none() { Some(batch.at) } else { before.last_success },
             took,
             samples: batch.len(),
             error: error.as_ref().map(ToString::to_string),
         };
-        self.tell(&source.name, &status, error.as_ref());
+        self.tell(&source.name, &before, error.as_ref());
         add_health(&mut batch, &source.name, &status);
         self.board.set(&source.name, status);
         (self.sink)(source, error.is_some(), batch);
     }
 
-    /// Counts each failure, logs only what changed.
-    fn tell(&self, source: &str, status: &Status, error: Option<&CollectError>) {
-        let known = self.board.all().remove(source).unwrap_or_default();
+    /// Counts each failure, logs only what changed since `before`.
+    fn tell(&self, source: &str, before: &Status, error: Option<&CollectError>) {
         match error {
             Some(error) => {
                 self.failures.with_label_values(&[source, error.reason()]).inc();
-                if known.error != status.error {
+                if before.error != Some(error.to_string()) {
                     warn!(source, reason = error.reason(), %error, "source failed");
                 }
             }
-            None if known.up == Some(false) => info!(source, "source is back"),
+            None if before.up == Some(false) => info!(source, "source is back"),
             None => {}
         }
     }
