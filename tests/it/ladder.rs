@@ -22,14 +22,8 @@ const RANKS: &[(&str, u8)] = &[
 ];
 
 /// Rank 0 builds on rank 0: these are the edges inside it.
-const WITHIN: &[(&str, &str)] = &[
-    ("sample", "clock"),
-    ("telemetry", "sample"),
-    ("telemetry", "clock"),
-    ("expose", "ingest"),
-    ("app", "cli"),
-    ("cli", "app"),
-];
+const WITHIN: &[(&str, &str)] =
+    &[("sample", "clock"), ("telemetry", "sample"), ("telemetry", "clock"), ("expose", "ingest")];
 
 /// Crates that only these files or folders may name.
 const ONLY_IN: &[(&str, &[&str])] = &[
