@@ -55,6 +55,9 @@ const LONGEST_NAME: usize = 255;
 /// The most names whose kind and help are kept in mind: some 10 MB.
 const MOST_NAMES: usize = 100_000;
 
+/// The most rows that wait, whatever the number of batches: some 80 MB. The newest batch is never the one to go.
+const MOST_ROWS: usize = 250_000;
+
 /// How long shutting down may wait for the database.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -223,7 +226,7 @@ impl Ingest {
         }
         queue.rows += rows.len();
         queue.batches.push_back((Instant::now(), rows));
-        while queue.batches.len() > self.settings.queue_batches {
+        while queue.batches.len() > self.settings.queue_batches || queue.rows > MOST_ROWS && queue.batches.len() > 1 {
             if let Some((_, oldest)) = queue.batches.pop_front() {
                 queue.rows -= oldest.len();
                 self.drop_rows("queue_full", oldest.len());
@@ -600,6 +603,23 @@ mod tests {
             [[3.0; 10], [4.0; 10]].concat()
         );
         assert_eq!(ingest.dropped(), 30);
+    }
+
+    /// A target with many series fills the memory long before it fills the count of batches.
+    #[tokio::test(start_paused = true)]
+    async fn the_queue_is_bounded_in_rows_too() {
+        let (ingest, store, _, registry) = ingest(Settings { queue_batches: 100, ..settings() }, vec![]);
+        let big = |value: f64| {
+            let mut batch = Batch::new(NOON);
+            let family = batch.family("x_total", Kind::Counter, "");
+            (0..MOST_ROWS * 2 / 3).for_each(|_| family.push(Labels::none(), value));
+            batch
+        };
+        ingest.offer(&|_| true, big(1.0));
+        ingest.offer(&|_| true, big(2.0));
+        assert_eq!(dropped(&registry), [("queue_full".to_owned(), (MOST_ROWS * 2 / 3) as f64)]);
+        drained(&ingest).await;
+        assert!(store.taken.lock().unwrap().iter().all(|row| row.value == 2.0));
     }
 
     /// the budget of a day ends at midnight UTC.
