@@ -153,7 +153,7 @@ pub struct Ingest {
 
 #[derive(Default)]
 struct Queue {
-    batches: VecDeque<(Instant, Vec<Row>)>,
+    batches: VecDeque<(Instant, VecDeque<Row>)>,
     rows: usize,
     /// Kinds and helps not told to the store yet, and all that it knows.
     new_metas: Vec<Meta>,
@@ -225,7 +225,7 @@ impl Ingest {
             return;
         }
         queue.rows += rows.len();
-        queue.batches.push_back((Instant::now(), rows));
+        queue.batches.push_back((Instant::now(), rows.into()));
         while queue.batches.len() > self.settings.queue_batches || queue.rows > MOST_ROWS && queue.batches.len() > 1 {
             if let Some((_, oldest)) = queue.batches.pop_front() {
                 queue.rows -= oldest.len();
@@ -419,13 +419,11 @@ impl Ingest {
         let mut rows = Vec::new();
         while let Some((since, mut batch)) = queue.batches.pop_front() {
             let room = limit - rows.len();
-            if batch.len() > room {
-                let rest = batch.split_off(room);
-                queue.batches.push_front((since, rest));
-                rows.append(&mut batch);
+            rows.extend(batch.drain(..room.min(batch.len())));
+            if !batch.is_empty() {
+                queue.batches.push_front((since, batch));
                 break;
             }
-            rows.append(&mut batch);
         }
         queue.rows -= rows.len();
         self.metrics.queued.set(i64::try_from(queue.batches.len()).unwrap_or(i64::MAX));
@@ -435,7 +433,7 @@ impl Ingest {
     fn put_back(&self, rows: Vec<Row>) {
         let mut queue = self.lock();
         queue.rows += rows.len();
-        queue.batches.push_front((Instant::now(), rows));
+        queue.batches.push_front((Instant::now(), rows.into()));
     }
 
     fn drop_rows(&self, reason: &str, rows: usize) {
