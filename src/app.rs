@@ -178,7 +178,7 @@ impl Parts {
             let (latest, ingest) = (Arc::clone(&latest), Arc::clone(&ingest));
             Arc::new(move |source: &Source, failed, batch| {
                 latest.put(&source.name, source.interval, failed, &batch);
-                ingest.offer(&|series: &str| source.store.matches(series) || scrape::is_stored_health(series), batch);
+                ingest.offer(&|series| scrape::is_stored(source, series), batch);
             })
         };
         let runner = Runner::new(sink, clock.clone(), settings.scrape.concurrency, registry);

@@ -279,9 +279,12 @@ fn add_health(batch: &mut Batch, source: &str, status: &Status) {
     }
 }
 
-/// Whether a series tells of a source's health: of these only `up` is written to the table, for every source.
-pub fn is_stored_health(series: &str) -> bool {
-    series == UP.name
+/// Whether a series of `source` is written to the table: what its `store` lets through; of the series about its health `up` only, and always.
+pub fn is_stored(source: &Source, series: &str) -> bool {
+    match [&UP, &DURATION, &SAMPLES, &LAST_SUCCESS].iter().find(|desc| desc.name == series) {
+        Some(health) => health.name == UP.name,
+        None => source.store.matches(series),
+    }
 }
 
 /// Where in its interval a source is collected: the same after every restart.
@@ -391,6 +394,14 @@ mod tests {
         let failures: f64 =
             telemetry::gather(&registry, Timestamp::from_millis(0)).families[0].samples.iter().map(|s| s.value).sum();
         assert_eq!(failures, 3.0);
+    }
+
+    #[test]
+    fn of_a_sources_health_only_up_is_stored() {
+        let mut source = source(vec![]);
+        assert!(is_stored(&source, "x") && is_stored(&source, UP.name) && !is_stored(&source, DURATION.name));
+        source.store = Globs::new(["y"]);
+        assert!(!is_stored(&source, "x") && is_stored(&source, UP.name));
     }
 
     #[tokio::test(start_paused = true)]
