@@ -65,7 +65,9 @@ async fn the_loudest_log_has_neither_key_nor_hash() {
     let log = String::from_utf8(out.stderr).unwrap() + &String::from_utf8(out.stdout).unwrap();
     let key = std::fs::read_to_string(scene.path("state/admin-key")).unwrap();
     let hash = scene.sql("SELECT key_hash FROM api_keys");
-    assert!(log.contains("INSERT INTO api_keys"), "{log}");
+    assert!(out.status.success(), "{log}");
+    // Statements are not logged at all: sqlx would show what is bound to them at this level.
+    assert!(!log.contains("INSERT INTO"), "{log}");
     assert!(!log.contains(&key.trim_end()[6..]) && !log.contains(hash.trim_end()));
 }
 
