@@ -18,7 +18,7 @@ use prometheus::{IntCounterVec, Registry};
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::clock::{Clock, Timestamp};
 use crate::sample::globs::Globs;
@@ -44,6 +44,8 @@ pub struct Source {
     pub timeout: Duration,
     /// Which of its series (by full name) are written to the table; all are shown.
     pub store: Globs,
+    /// Whether it waits for a permit of `scrape.concurrency`. Those that ask other machines do; host and database must never wait for them.
+    pub remote: bool,
     /// What collects.
     pub collector: Box<dyn Collector>,
 }
@@ -64,7 +66,7 @@ pub enum CollectError {
 }
 
 impl CollectError {
-    /// The word for the label `reason` of `atlas_sidecar_source_failures_total`.
+    /// One of [`REASONS`], the label `reason` of `atlas_sidecar_source_failures_total`.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
@@ -90,6 +92,9 @@ impl fmt::Display for CollectError {
 
 impl std::error::Error for CollectError {}
 
+/// Why collections fail.
+const REASONS: [&str; 5] = ["unreachable", "timeout", "malformed", "too_large", "internal"];
+
 /// The `[scrape]` section.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -97,7 +102,7 @@ pub struct Settings {
     pub interval: Duration,
     /// The timeout of every source that names none.
     pub timeout: Duration,
-    /// How many collections may run at once.
+    /// How many targets may be asked at once.
     pub concurrency: usize,
     /// `[scrape.host]`
     pub host: host::Settings,
@@ -194,13 +199,13 @@ pub struct Runner {
     pub board: Board,
     /// The clock that stamps batches.
     pub clock: Clock,
-    /// How many may collect at once.
+    /// How many remote sources may collect at once.
     pub permits: Arc<Semaphore>,
     failures: IntCounterVec,
 }
 
 impl Runner {
-    /// A runner of at most `concurrency` collections at once.
+    /// A runner that asks at most `concurrency` remote sources at once.
     pub fn new(sink: Sink, clock: Clock, concurrency: usize, registry: &Registry) -> Self {
         let failures = telemetry::counters(registry, &FAILURES, &["source", "reason"]);
         Self { sink, board: Board::default(), clock, permits: Arc::new(Semaphore::new(concurrency)), failures }
@@ -208,12 +213,19 @@ impl Runner {
 
     /// Collects `source` now and then at its interval, until `stop`.
     pub async fn run(&self, mut source: Source, stop: CancellationToken) {
+        // There at zero, so that the first failure is an increase.
+        for reason in REASONS {
+            self.failures.with_label_values(&[source.name.as_str(), reason]).inc_by(0);
+        }
         let first = tokio::time::Instant::now() + offset(&source.name, source.interval);
         let mut ticks = tokio::time::interval_at(first, source.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                () = self.collect(&mut source) => {}
+                // A panic in a collector is its failure; one in the sink would be ours, and must not end the source for good.
+                done = caught(self.collect(&mut source)) => if let Err(panic) = done {
+                    error!(source = source.name, panic, "taking in a batch panicked");
+                },
                 () = stop.cancelled() => return,
             }
             tokio::select! {
@@ -226,7 +238,7 @@ impl Runner {
     /// One collection, whatever it ends in.
     pub async fn collect(&self, source: &mut Source) {
         // Never closed, so there is always a permit in the end.
-        let _permit = self.permits.acquire().await;
+        let _permit = if source.remote { self.permits.acquire().await.ok() } else { None };
         let mut batch = Batch::new(self.clock.now());
         let started = Instant::now();
         let collected = caught(tokio::time::timeout(source.timeout, source.collector.collect(&mut batch))).await;
@@ -312,6 +324,7 @@ pub fn panicking() -> Source {
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(500),
         store: Globs::all(),
+        remote: false,
         collector: Box::new(Panicking),
     }
 }
@@ -351,6 +364,7 @@ mod tests {
             interval: Duration::from_secs(60),
             timeout: Duration::from_secs(10),
             store: Globs::all(),
+            remote: false,
             collector: Box::new(Actor(acts)),
         }
     }

@@ -73,9 +73,29 @@ fn is_host(text: &str) -> bool {
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.[]:".contains(&b))
 }
 
+/// Scheme, host and port of `url`, for an address that is secret as a whole.
+pub fn origin_of(url: &str) -> String {
+    let shown = redacted_url(url);
+    let Some((scheme, rest)) = shown.split_once("://") else { return "<secret>".to_owned() };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_secret_address_only_the_origin_is_shown() {
+        for (url, shown) in [
+            ("https://h:9100/canary/metrics?token=canary", "https://h:9100"),
+            ("http://h?canary", "http://h"),
+            ("canary", "<secret>"),
+        ] {
+            assert_eq!(origin_of(url), shown);
+        }
+    }
 
     #[test]
     fn urls_lose_passwords_and_query_values() {

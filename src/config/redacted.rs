@@ -128,7 +128,7 @@ fn of_builtin(builtin: &Builtin) -> Table {
 fn of_target(target: &Target) -> Table {
     let mut keys = vec![
         ("name", json!(target.name)),
-        ("url", json!(redacted_url(&target.url))),
+        ("url", json!(target.shown)),
         ("interval", span(target.interval)),
         ("timeout", span(target.timeout)),
         ("metrics", patterns(&target.metrics)),

@@ -11,7 +11,7 @@ use crate::engine::{self, Builtin, Query};
 use crate::sample::globs::Globs;
 use crate::scrape::host;
 use crate::scrape::http::{Auth, Target, check_url, is_own};
-use crate::secret::Secret;
+use crate::secret::{Secret, origin_of, redacted_url};
 
 // The defaults of lists' elements, which config/default.toml can only name in its examples; a test compares them.
 /// 100 000 series of Prometheus text are 11 MiB (measured).
@@ -107,10 +107,12 @@ pub(super) fn target(mut section: Section<'_>, base: Pace, listen: Option<Socket
     // 1 GiB: what is read is held in memory once.
     let max_body_bytes = section.take_or("max_body", MAX_BODY, values::size(1024..=1 << 30));
     let max_samples = section.take_or("max_samples", MAX_SAMPLES, values::count(1..=10_000_000));
-    Target { name, url, interval, timeout, metrics, store, auth, max_body_bytes, max_samples }
+    let (url, shown) = url;
+    Target { name, url, shown, interval, timeout, metrics, store, auth, max_body_bytes, max_samples }
 }
 
-fn target_url(section: &mut Section<'_>, listen: Option<SocketAddr>) -> Result<String, Refused> {
+/// The address, and what people may see of it: an address that came from a file is a secret of its own.
+fn target_url(section: &mut Section<'_>, listen: Option<SocketAddr>) -> Result<(String, String), Refused> {
     let Some(held) = section.url("url", "url_file")? else {
         section.missing("url", "is missing; give `url` or `url_file`");
         return Err(Refused);
@@ -119,7 +121,8 @@ fn target_url(section: &mut Section<'_>, listen: Option<SocketAddr>) -> Result<S
     if listen.is_some_and(|listen| is_own(&held.text, listen)) {
         return Err(section.reject(held.key, "is the sidecar's own `server.listen`; it cannot scrape itself"));
     }
-    Ok(held.text)
+    let shown = if held.key == "url" { redacted_url(&held.text) } else { origin_of(&held.text) };
+    Ok((held.text, shown))
 }
 
 fn auth(section: &mut Section<'_>) -> Result<Option<Auth>, Refused> {

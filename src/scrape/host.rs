@@ -113,7 +113,7 @@ pub fn sources(settings: &Settings, interval: Duration, timeout: Duration) -> Ve
         .filter_map(|name| {
             let store = settings.store.clone();
             let collector = collector(name, settings, patience(timeout))?;
-            Some(Source { name: (*name).to_owned(), interval, timeout, store, collector })
+            Some(Source { name: (*name).to_owned(), interval, timeout, store, remote: false, collector })
         })
         .collect()
 }

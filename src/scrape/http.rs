@@ -30,8 +30,8 @@ use tracing::{info, warn};
 
 use crate::clock::Timestamp;
 use crate::sample::globs::Globs;
-use crate::sample::{Batch, Desc, Kind};
-use crate::secret::{Secret, redacted_url};
+use crate::sample::{Batch, Desc, Family, Kind};
+use crate::secret::Secret;
 use crate::task::Pending;
 use crate::telemetry;
 
@@ -63,6 +63,8 @@ pub struct Target {
     pub name: String,
     /// `http://…` or `https://…`; may carry secrets, so never printed as it is.
     pub url: String,
+    /// The address as people may see it.
+    pub shown: String,
     /// From one scrape to the next.
     pub interval: Duration,
     /// What a scrape may take.
@@ -82,10 +84,7 @@ pub struct Target {
 impl fmt::Debug for Target {
     /// Without what may be secret in the address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Target")
-            .field("name", &self.name)
-            .field("url", &redacted_url(&self.url))
-            .finish_non_exhaustive()
+        f.debug_struct("Target").field("name", &self.name).field("url", &self.shown).finish_non_exhaustive()
     }
 }
 
@@ -150,6 +149,7 @@ pub fn sources(targets: &[Target], own_listen: SocketAddr, metrics: &Arc<Metrics
         interval: target.interval,
         timeout: target.timeout,
         store: target.store.clone(),
+        remote: true,
         collector: Box::new(collector(target.clone(), own_listen, client.clone(), Arc::clone(metrics))),
     };
     targets.iter().map(source).collect()
@@ -166,7 +166,6 @@ pub fn collector(target: Target, own_listen: SocketAddr, client: Client, metrics
     }
     HttpTarget {
         request: client::request(&target),
-        shown: redacted_url(&target.url),
         target: Arc::new(target),
         own_listen,
         client,
@@ -179,8 +178,6 @@ struct HttpTarget {
     target: Arc<Target>,
     /// Made once; an error here is a mistake in the configuration that [`check_url`] did not see.
     request: Result<Request<Empty<Bytes>>, String>,
-    /// The address without secrets.
-    shown: String,
     own_listen: SocketAddr,
     client: Client,
     metrics: Arc<Metrics>,
@@ -200,19 +197,27 @@ impl Collector for HttpTarget {
             if taken.families.is_empty() {
                 return Err(CollectError::Malformed(taken.nothing()));
             }
-            batch.families.extend(taken.families);
+            batch.families.extend(taken.families.into_iter().map(|family| self.helped(family)));
             Ok(())
         })
     }
 }
 
 impl HttpTarget {
+    /// A family without a word of help gets one: promtool asks for it, and so does whoever meets the name a year later.
+    fn helped(&self, mut family: Family) -> Family {
+        if family.help.is_empty() {
+            family.help = format!("From the target `{}`, which gives no help.", self.target.name).into();
+        }
+        family
+    }
+
     /// The body, decoded and within its limits, and how it is written.
     async fn fetch(&self) -> Result<(Vec<u8>, Syntax), CollectError> {
         let request = self.request.clone().map_err(CollectError::Internal)?;
         let answer = self.client.ask(request).await.map_err(|e| self.named(e))?;
         if client::is_from(&answer, self.own_listen) {
-            return Err(CollectError::Internal(format!("{}: this is our own listen address", self.shown)));
+            return Err(CollectError::Internal(format!("{}: this is our own listen address", self.target.shown)));
         }
         client::check_status(&answer).map_err(|why| self.named(CollectError::Unreachable(why)))?;
         let syntax = body::syntax(answer.headers()).map_err(CollectError::Malformed)?;
@@ -224,7 +229,7 @@ impl HttpTarget {
     /// The same error with the address in front, without secrets.
     fn named(&self, error: CollectError) -> CollectError {
         match error {
-            CollectError::Unreachable(why) => CollectError::Unreachable(format!("`{}`: {why}", self.shown)),
+            CollectError::Unreachable(why) => CollectError::Unreachable(format!("`{}`: {why}", self.target.shown)),
             other => other,
         }
     }

@@ -15,7 +15,7 @@ use atlas_sidecar::config::{self, DEFAULT, Loaded, Sources, redacted};
 use atlas_sidecar::scrape::http::Auth;
 use serde_json::Value;
 
-use crate::support::{SIDECAR, free_address};
+use crate::support::{SIDECAR, Sidecar, free_address, wait_for};
 
 /// What must never be seen in any output (E-11).
 const CANARY: &str = "c4n4ry-of-the-test";
@@ -650,6 +650,27 @@ fn health_speaks_tls_and_needs_no_trust() {
         let (code, said) = health(address);
         assert!(code == Some(0) && said.contains(words), "{code:?} {said}");
     }
+}
+
+/// The whole way: the real server with a web config file, asked by the real command.
+#[test]
+fn health_of_a_real_sidecar_behind_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).unwrap();
+    private_file(folder.path(), "cert.pem", &made.cert.pem());
+    private_file(folder.path(), "key.pem", &made.signing_key.serialize_pem());
+    let web = "tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n";
+    let web = private_file(folder.path(), "web.yml", web);
+    let environment = [("ATLAS_SIDECAR__SERVER__WEB_CONFIG_FILE", web.to_str().unwrap())];
+    let running = Sidecar::launch(folder.path(), "", &environment);
+    let said = wait_for("health over TLS", Duration::from_secs(20), || {
+        let out = sidecar(folder.path(), &["health", "--config", "sidecar.toml"]);
+        Some(text(&out.stdout)).filter(|_| out.status.code() == Some(0))
+    });
+    assert_eq!(said, "ready\n");
+    assert_eq!(running.stop(), 0);
+    let out = sidecar(folder.path(), &["health", "--config", "sidecar.toml"]);
+    assert_eq!(out.status.code(), Some(1));
 }
 
 fn tls(wants_client_certificate: bool) -> Arc<rustls::ServerConfig> {

@@ -14,7 +14,7 @@ use atlas_sidecar::sample::globs::Globs;
 use atlas_sidecar::sample::{Batch, Kind, Labels};
 use atlas_sidecar::scrape::http::{Auth, Client, Metrics, Target, collector};
 use atlas_sidecar::scrape::{CollectError, Collector};
-use atlas_sidecar::secret::Secret;
+use atlas_sidecar::secret::{Secret, redacted_url};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use prometheus::Registry;
@@ -127,6 +127,7 @@ fn target(url: &str) -> Target {
     Target {
         name: "shop".to_owned(),
         url: url.to_owned(),
+        shown: redacted_url(url),
         interval: Duration::from_secs(60),
         timeout: Duration::from_secs(10),
         metrics: Globs::all(),
@@ -174,6 +175,7 @@ fn value(batch: &Batch, family: &str, labels: &[(&'static str, &str)]) -> Option
 async fn good_pages_of_each_syntax_become_families() {
     let open_metrics =
         "# HELP a Some.\n# TYPE a counter\na_total{x=\"y\"} 3 # {t=\"1\"} 1\n# TYPE b unknown\nb 2.5\n# EOF\n";
+    const NO_HELP: &str = "From the target `shop`, which gives no help.";
     let quoted = GOOD.replace("b 2.5", "{\"b.c\"} 2.5");
     for (content_type, page, second) in [
         (TEXT, GOOD, "b"),
@@ -185,7 +187,7 @@ async fn good_pages_of_each_syntax_become_families() {
         let batch = scrape(target(&server.url())).await.unwrap();
         let kinds: Vec<(&str, Kind, &str)> =
             batch.families.iter().map(|f| (f.name.as_ref(), f.kind, f.help.as_ref())).collect();
-        assert_eq!(kinds, [("a_total", Kind::Counter, "Some."), (second, Kind::Unknown, "")], "{content_type}");
+        assert_eq!(kinds, [("a_total", Kind::Counter, "Some."), (second, Kind::Unknown, NO_HELP)], "{content_type}");
         assert_eq!(value(&batch, "a_total", &[("x", "y")]), Some(3.0));
         assert_eq!(value(&batch, second, &[]), Some(2.5));
     }

@@ -79,6 +79,7 @@ pub async fn sources(
             interval: query.interval,
             timeout: query.timeout,
             store: query.store.clone(),
+            remote: false,
             collector: Box::new(Queried::new(app.clone(), query.clone(), &own.queries)),
         });
     }
@@ -136,6 +137,7 @@ fn about_the_files(name: &str, app: &Database, metrics: &Database, settings: &Bu
 
 fn source(name: &str, settings: &Builtin, collector: Box<dyn Collector>) -> Source {
     Source {
+        remote: false,
         name: name.to_owned(),
         interval: settings.interval,
         timeout: settings.timeout,

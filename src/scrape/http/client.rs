@@ -209,6 +209,7 @@ mod tests {
         Target {
             name: "t".to_owned(),
             url: url.to_owned(),
+            shown: String::new(),
             interval: Duration::from_secs(60),
             timeout: Duration::from_millis(9_500),
             metrics: Globs::all(),
