@@ -167,7 +167,7 @@ impl Encoding {
         if claims.is_created(name) {
             return;
         }
-        let sound = group.iter().all(|member| member.family.sound);
+        let sound = is_sound(group);
         let base = name.strip_suffix("_total").filter(|base| !base.is_empty());
         match (family.kind, base) {
             (Kind::Counter, Some(base)) if sound && claims.claim(Kind::Counter, base) => {
@@ -277,6 +277,11 @@ fn escaped(family: &ShownFamily, scheme: Scheme) -> Cow<'_, str> {
     }
 }
 
+/// Whether OpenMetrics takes all values of the family for its type.
+fn is_sound(group: &[Member<'_>]) -> bool {
+    group.iter().all(|member| member.family.sound)
+}
+
 /// Which names an OpenMetrics page has given away: there, a family owns its name with every suffix that its type may have.
 ///
 /// Families come by name, so what could claim a longer name (`x` with `x_count`) comes before what has that name.
@@ -288,8 +293,10 @@ struct Claims<'a> {
 
 impl<'a> Claims<'a> {
     fn new(members: &'a [Member<'_>]) -> Self {
-        let counters = members.iter().filter(|m| m.family.kind == Kind::Counter && m.family.sound);
-        Self { counters: counters.filter_map(|m| m.name.strip_suffix("_total")).collect(), taken: HashSet::new() }
+        let counters = members.chunk_by(|a, b| a.name == b.name);
+        let counters = counters.filter(|group| group[0].family.kind == Kind::Counter && is_sound(group));
+        let counters = counters.filter_map(|group| group[0].name.strip_suffix("_total")).collect();
+        Self { counters, taken: HashSet::new() }
     }
 
     /// Whether the name is that of a counter's times of creation.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::python::python;
+use crate::support::python::{python, read_pages};
 use crate::support::{Sidecar, free_address, get, request, run, wait_for};
 
 /// One-second intervals, so that a test of seconds sees many collections.
@@ -83,39 +83,6 @@ fn promtool_finds_nothing_to_say_about_the_page() {
     assert_eq!(sidecar.stop(), 0);
 }
 
-/// Parses `page` with the Python client: families with types, and samples as (name, labels) → value.
-fn by_python(kind: &str, page: &[u8]) -> (BTreeMap<String, String>, BTreeMap<(String, String), String>) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/python/parse_page.py");
-    let mut child = Command::new(python())
-        .arg(script)
-        .arg(kind)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let bytes = page.to_vec();
-    let feeding = std::thread::spawn(move || stdin.write_all(&bytes));
-    let out = child.wait_with_output().unwrap();
-    feeding.join().unwrap().unwrap();
-    assert!(out.status.success(), "{kind}: {}", String::from_utf8_lossy(&out.stderr));
-    let read: Value = serde_json::from_slice(&out.stdout).unwrap();
-    let families = read["families"]
-        .as_object()
-        .unwrap()
-        .iter()
-        .map(|(name, kind)| (name.clone(), kind.as_str().unwrap().to_owned()))
-        .collect();
-    let samples = read["samples"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|s| ((s[0].as_str().unwrap().to_owned(), s[1].to_string()), s[2].to_string()))
-        .collect();
-    (families, samples)
-}
-
 /// The same page in text 0.0.4 and in OpenMetrics gives Prometheus' Python client the same samples.
 #[test]
 fn the_python_client_reads_equal_samples_from_both_formats() {
@@ -132,8 +99,9 @@ fn the_python_client_reads_equal_samples_from_both_formats() {
     let accept = ("Accept", "application/openmetrics-text; version=1.0.0; escaping=allow-utf-8");
     let open = request("GET", sidecar.address, "/metrics", &[accept]).unwrap();
     assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
-    let (_, mut from_text) = by_python("text", &text.body);
-    let (_, mut from_open) = by_python("openmetrics", &open.body);
+    let read = read_pages(&[("text", &text.text()), ("openmetrics", &open.text())]);
+    let mut read = read.into_iter().map(|page| page.unwrap().samples);
+    let (mut from_text, mut from_open) = (read.next().unwrap(), read.next().unwrap());
     // Our own counters move with every request.
     from_text.retain(|(name, _), _| !own(name));
     from_open.retain(|(name, _), _| !own(name));

@@ -239,7 +239,7 @@ fn groups_mut(series: &mut [Series]) -> impl Iterator<Item = &mut [Series]> {
     series.chunk_by_mut(|_, b| !b.leads)
 }
 
-/// Labels that may be shown: a name that begins with `__` is reserved by Prometheus and gets `tag` in front; an empty one becomes `_`.
+/// Labels that may be shown: a name that begins with `__` is reserved by Prometheus and gets `tag` in front; so does an empty one.
 fn shown_labels(labels: &Labels) -> Cow<'_, Labels> {
     let fine = |name: &str| !name.is_empty() && !name.starts_with("__");
     if labels.iter().all(|(name, _)| fine(name)) {
@@ -249,8 +249,7 @@ fn shown_labels(labels: &Labels) -> Cow<'_, Labels> {
     let (kept, renamed): (Vec<_>, Vec<_>) = labels.iter().partition(|(name, _)| fine(name));
     let mut shown: Labels = kept.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     for (name, value) in renamed {
-        let name = if name.is_empty() { "_".to_owned() } else { format!("tag{name}") };
-        let name = numbered(name, |name| shown.get(name).is_some());
+        let name = numbered(format!("tag{name}"), |name| shown.get(name).is_some());
         shown.set(name, value);
     }
     Cow::Owned(shown)
