@@ -1,8 +1,9 @@
 //! Who shows what: no series twice, no name with two meanings, no more series than allowed.
 //!
 //! Where two sources want the same, the one that comes first in the order of [`Rank`] has it, whichever was collected first: our own
-//! metrics, then what was measured, then what others wrote to the table, and among equals by name. So the same sources give the same
-//! page, however a start went. A source that has to give something up loses it at once, not at its next collection.
+//! metrics, then what was measured, then what others wrote to the table, and among equals by name. So the same sources come to the same
+//! page, however a start went. A source that has to give something up loses it at once; one that may have it back has it with its next
+//! collection.
 //!
 //! What can be contested is a series, and a name: a family's, with its type, and those of a histogram's or summary's parts (`x_count`
 //! cannot be a gauge as well; a reader would take it for the histogram's). A group of series (one histogram) is shown whole or not at all.

@@ -117,18 +117,17 @@ impl Shown {
         let mut before: Option<&Sample> = None;
         for &sample in &samples {
             let start = self.text.len();
-            let labels = shown_labels(&sample.labels);
             let suffix = if within == Suffix::None { sample.suffix } else { Suffix::None };
-            write_series(&mut self.text, &name, suffix, &labels, Scheme::Underscores);
+            write_series(&mut self.text, &name, suffix, &sample.labels, Scheme::Underscores);
             // Offsets are 32 bits wide: past 4 GiB of names the rest of the source is left out (the series cap is far below).
             let Ok(end) = u32::try_from(self.text.len()) else {
                 self.text.truncate(start);
                 break;
             };
             let hash = hash(&self.text[start..self.text.len() - 1]);
-            if raw != name || labels.iter().any(|(name, _)| !is_plain(name)) {
-                self.foreign
-                    .insert(self.series.len(), Foreign { name: raw.clone(), suffix, labels: labels.into_owned() });
+            if raw != name || sample.labels.iter().any(|(name, _)| !is_plain(name)) {
+                let foreign = Foreign { name: raw.clone(), suffix, labels: sample.labels.clone() };
+                self.foreign.insert(self.series.len(), foreign);
             }
             let leads = before.is_none_or(|before| !same_group(kind, &before.labels, &sample.labels));
             before = Some(sample);
@@ -256,7 +255,10 @@ fn shown_labels(labels: &Labels) -> Cow<'_, Labels> {
 }
 
 /// Appends `name_suffix{labels} `, or under [`Scheme::AllowUtf8`] with foreign characters `{"name_suffix","label"="value"} `.
+///
+/// The labels stand in the order of the names that they get, so that equal series have equal texts.
 pub fn write_series(out: &mut Vec<u8>, name: &str, suffix: Suffix, labels: &Labels, scheme: Scheme) {
+    let labels = &*shown_labels(labels);
     let quoted = scheme == Scheme::AllowUtf8 && !Of::Metric.is_legacy(name);
     if quoted {
         out.extend_from_slice(b"{\"");
@@ -267,24 +269,27 @@ pub fn write_series(out: &mut Vec<u8>, name: &str, suffix: Suffix, labels: &Labe
         out.extend_from_slice(Of::Metric.escape(name, scheme).as_bytes());
         out.extend_from_slice(suffix.text().as_bytes());
     }
-    let mut used: Vec<String> = Vec::new();
-    let all_legacy = labels.iter().all(|(name, _)| Of::Label.is_legacy(name));
-    for (place, (label, value)) in labels.iter().enumerate() {
-        out.push(if place == 0 && !quoted { b'{' } else { b',' });
-        if scheme == Scheme::AllowUtf8 && !Of::Label.is_legacy(label) {
-            out.push(b'"');
-            write_escaped(out, label, true);
-            out.push(b'"');
-        } else if all_legacy && scheme != Scheme::Dots {
-            out.extend_from_slice(label.as_bytes());
-        } else {
-            let name = unused(label, labels, scheme, &used);
+    let mut before = if quoted { b',' } else { b'{' };
+    let mut write_label = |out: &mut Vec<u8>, name: &str, value: &str| {
+        out.push(before);
+        before = b',';
+        if Of::Label.is_legacy(name) {
             out.extend_from_slice(name.as_bytes());
-            used.push(name);
+        } else {
+            out.push(b'"');
+            write_escaped(out, name, true);
+            out.push(b'"');
         }
         out.extend_from_slice(b"=\"");
         write_escaped(out, value, true);
         out.push(b'"');
+    };
+    if scheme == Scheme::AllowUtf8
+        || (scheme != Scheme::Dots && labels.iter().all(|(name, _)| Of::Label.is_legacy(name)))
+    {
+        labels.iter().for_each(|(name, value)| write_label(out, name, value));
+    } else {
+        escaped(labels, scheme).iter().for_each(|(name, value)| write_label(out, name, value));
     }
     if quoted || !labels.is_empty() {
         out.push(b'}');
@@ -292,17 +297,34 @@ pub fn write_series(out: &mut Vec<u8>, name: &str, suffix: Suffix, labels: &Labe
     out.push(b' ');
 }
 
+/// The labels under a scheme that changes names, sorted by those that they get.
+fn escaped<'a>(labels: &'a Labels, scheme: Scheme) -> Vec<(String, &'a str)> {
+    let mut named: Vec<(String, &str)> = Vec::with_capacity(labels.len());
+    for (name, value) in labels.iter() {
+        let name = unused(name, labels, scheme, &named);
+        named.push((name, value));
+    }
+    named.sort_unstable();
+    named
+}
+
 /// Two tags that become one label (`a.b` and `a_b`): the one that has the name by right keeps it, the others get `_2`, `_3`, …
-fn unused(raw: &str, labels: &Labels, scheme: Scheme, used: &[String]) -> String {
+fn unused(raw: &str, labels: &Labels, scheme: Scheme, used: &[(String, &str)]) -> String {
     let name = Of::Label.escape(raw, scheme).into_owned();
     if Of::Label.is_legacy(raw) {
         return name;
     }
+    // `°°C` would become a reserved name, and so would the second `°`.
+    let name = if scheme == Scheme::Underscores && (name.starts_with("__") || name == "_") {
+        format!("tag{name}")
+    } else {
+        name
+    };
     let by_right = |name: &str| {
         let mut others = labels.iter().filter(|(other, _)| *other != raw && Of::Label.is_legacy(other));
         others.any(|(other, _)| Of::Label.escape(other, scheme) == name)
     };
-    numbered(name, |name| used.iter().any(|used| used == name) || by_right(name))
+    numbered(name, |name| used.iter().any(|(used, _)| used == name) || by_right(name))
 }
 
 /// `name`, or where that is taken the first free of `name_2`, `name_3`, …
@@ -346,7 +368,7 @@ mod tests {
     #[test]
     fn tags_that_collapse_are_told_apart() {
         let labels = [("a.b", "1"), ("a_b", "2"), ("a-b", "3")];
-        assert_eq!(text("m", &labels, Scheme::Underscores), r#"m{a_b_2="3",a_b_3="1",a_b="2"} "#);
+        assert_eq!(text("m", &labels, Scheme::Underscores), r#"m{a_b="2",a_b_2="3",a_b_3="1"} "#);
         assert_eq!(text("m", &labels, Scheme::AllowUtf8), r#"m{"a-b"="3","a.b"="1",a_b="2"} "#);
     }
 
@@ -357,7 +379,16 @@ mod tests {
         assert_eq!(text("my.m", &[], Scheme::AllowUtf8), "{\"my.m\"} ");
         assert_eq!(text("my.m", &[], Scheme::Dots), "my_dot_m ");
         assert_eq!(text("m", &[], Scheme::Underscores), "m ");
-        let hidden: Labels = [("__name__", "x")].into_iter().collect();
-        assert_eq!(shown_labels(&hidden).get("tag__name__"), Some("x"));
+    }
+
+    /// V-12: what Prometheus keeps for itself, and what is no name.
+    #[test]
+    fn reserved_and_empty_names_are_tagged() {
+        let labels = [("__name__", "1"), ("tag__name__", "2"), ("", "3"), ("°°C", "4")];
+        let expected = r#"m{tag="3",tag__C="4",tag__name__="2",tag__name___2="1"} "#;
+        assert_eq!(text("m", &labels, Scheme::Underscores), expected);
+        let expected = r#"m{tag="3",tag__name__="2",tag__name___2="1","°°C"="4"} "#;
+        assert_eq!(text("m", &labels, Scheme::AllowUtf8), expected);
+        assert_eq!(text("m", &[("a-b", "1"), ("a_b", "2")], Scheme::Dots), r#"m{a__b="2",a__b_2="1"} "#);
     }
 }
