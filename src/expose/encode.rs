@@ -477,6 +477,57 @@ mod tests {
         );
     }
 
+    /// Families that only look alike under underscores stand apart where their names are told apart.
+    #[test]
+    fn names_that_differ_have_heads_of_their_own() {
+        let (latest, _) = latest(100);
+        latest.put("one", MINUTE, false, &gauges(&["a.b"]));
+        let mut other = Batch::new(NOW);
+        other.family("a_b", Kind::Gauge, "").push(labels(&[("x", "y")]), 2.0);
+        latest.put("two", MINUTE, false, &other);
+        assert_eq!(text(&latest), "# TYPE atlas_a_b gauge\natlas_a_b 1\natlas_a_b{x=\"y\"} 2\n");
+        assert_eq!(
+            page(&latest, Syntax::Text100, Scheme::AllowUtf8, NOW),
+            "# TYPE \"atlas_a.b\" gauge\n{\"atlas_a.b\"} 1\n# TYPE atlas_a_b gauge\natlas_a_b{x=\"y\"} 2\n"
+        );
+        assert_eq!(
+            page(&latest, Syntax::Text100, Scheme::Dots, NOW),
+            "# TYPE atlas__a__b gauge\natlas__a__b{x=\"y\"} 2\n# TYPE atlas__a_dot_b gauge\natlas__a_dot_b 1\n"
+        );
+    }
+
+    /// Values that contradict their type cost the type in OpenMetrics, never the page.
+    #[test]
+    fn open_metrics_shows_what_contradicts_its_type_as_unknown() {
+        let (latest, _) = latest(100);
+        let mut batch = Batch::new(NOW);
+        batch.family("node_a_total", Kind::Counter, "").push(Labels::none(), -1.0);
+        batch.family("node_a_created", Kind::Gauge, "").push(Labels::none(), 5.0);
+        let family = batch.family("node_h", Kind::Histogram, "a help");
+        for (suffix, value) in [(Suffix::Sum, f64::NAN), (Suffix::Count, 1.0)] {
+            family.samples.push(Sample { suffix, labels: Labels::none(), value, at: None });
+        }
+        latest.put("x", MINUTE, false, &batch);
+        assert_eq!(
+            page(&latest, Syntax::OpenMetrics100, Scheme::Underscores, NOW),
+            "# TYPE node_a_created gauge\nnode_a_created 5\n# TYPE node_a_total unknown\nnode_a_total -1\n\
+             # HELP node_h_sum a help\n# TYPE node_h_sum unknown\nnode_h_sum NaN\n\
+             # HELP node_h_count a help\n# TYPE node_h_count unknown\nnode_h_count 1\n# EOF\n"
+        );
+    }
+
+    /// What is stale takes no name from what is shown.
+    #[test]
+    fn stale_families_claim_nothing() {
+        let (latest, _) = latest(100);
+        let mut batch = gauges(&["node_a"]);
+        batch.families[0].samples[0].at = Some(NOW.before(MINUTE * 6));
+        batch.family("node_a_total", Kind::Counter, "").push(Labels::none(), 1.0);
+        latest.put("x", MINUTE, false, &batch);
+        let page = page(&latest, Syntax::OpenMetrics100, Scheme::Underscores, NOW);
+        assert_eq!(page, "# TYPE node_a counter\nnode_a_total 1\n# EOF\n");
+    }
+
     /// Gauges go stale after max(5 min, 3 × interval), counters after an hour; the sample's own time counts.
     #[test]
     fn staleness_by_kind_and_own_time() {

@@ -8,6 +8,8 @@
 mod owners;
 pub mod shown;
 mod sound;
+#[cfg(test)]
+mod tests;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
