@@ -298,7 +298,7 @@ pub fn write_series(out: &mut Vec<u8>, name: &str, suffix: Suffix, labels: &Labe
 }
 
 /// The labels under a scheme that changes names, sorted by those that they get.
-fn escaped<'a>(labels: &'a Labels, scheme: Scheme) -> Vec<(String, &'a str)> {
+fn escaped(labels: &Labels, scheme: Scheme) -> Vec<(String, &str)> {
     let mut named: Vec<(String, &str)> = Vec::with_capacity(labels.len());
     for (name, value) in labels.iter() {
         let name = unused(name, labels, scheme, &named);
