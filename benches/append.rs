@@ -51,17 +51,26 @@ fn main() {
     println!("median: bare {bare:.0} rows/s, append {ours:.0} rows/s, ratio {:.2}", ours / bare);
 }
 
-/// 500 series of an ordinary host, one sample each every 15 s.
+/// Rows of one collection of a source.
+const COLLECTION: usize = 40;
+
+/// What `ingest` hands over in life: collections of 25 sources one after another, each at a time of its own. No row has the name of the one
+/// before, and the tags tell which of a source's series it is: nothing repeats that a store could share.
 fn rows(instance: Instance) -> Vec<Row> {
     let ids = Ids::new(instance);
     let start = Timestamp::from_rfc3339("2026-11-22T00:00:00Z").unwrap();
     (0..ROWS)
         .map(|n| {
-            let (series, at) = (n % 500, start.after(Duration::from_secs(n as u64 / 500 * 15)));
+            let (collection, series) = (n / COLLECTION, n % COLLECTION);
+            let source = collection % 25;
+            let at = start.after(Duration::from_millis(collection as u64 * 2_413));
             Row {
                 id: ids.next(at),
-                name: format!("node_disk_read_time_seconds_total_{}", series / 10),
-                tags: format!(r#"{{"device":"nvme{}n1","host":"db-1.example.org"}}"#, series % 10),
+                name: format!("shop_{source:02}_request_{:02}_duration_seconds_total", series % 20),
+                tags: format!(
+                    r#"{{"host":"db-1.example.org","path":"/api/v1/{series}","source":"shop-{source}","worker":"{}"}}"#,
+                    n % 1_000
+                ),
                 value: n as f64 * 1.37,
                 at,
             }

@@ -4,9 +4,12 @@
 //! page is whole or not at all: it is made aside and handed over as immutable bytes.
 //!
 //! What differs between the syntaxes: OpenMetrics names a counter's family without `_total` (one that has no `_total` is `unknown`
-//! there), forbids families whose series would have the same name (a counter that clashes becomes `unknown`, gauges that only hold a
-//! family's `_created` times are left out), counts time in seconds and ends with `# EOF`. Text 1.0.0 is text 0.0.4 with quoted names.
+//! there), forbids families whose series would have the same name (a counter that clashes becomes `unknown`; a family `x_created` beside
+//! an `x` that may have such a series of its own is left out, the one thing that is in text and not here), forbids values that contradict
+//! their type (such a counter becomes `unknown`, such a histogram one `unknown` family per name of its series), counts time in seconds
+//! and ends with `# EOF`. Text 1.0.0 is text 0.0.4 with quoted names.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,10 +22,10 @@ use prometheus::Registry;
 
 use super::negotiate::{Filter, Format, Syntax};
 use crate::clock::{Clock, Timestamp};
-use crate::ingest::latest::Latest;
-use crate::ingest::latest::shown::{Shown, ShownFamily, write_escaped, write_series};
-use crate::sample::Kind;
+use crate::ingest::latest::shown::{SUFFIXES, Shown, ShownFamily, write_escaped, write_series};
+use crate::ingest::latest::{Latest, OWN};
 use crate::sample::names::{Of, Scheme};
+use crate::sample::{Kind, Suffix};
 use crate::telemetry;
 
 /// How long an encoded page serves: shorter than any sensible scrape interval.
@@ -101,12 +104,13 @@ impl Exposer {
             (filter.collect.is_empty() || filter.collect.iter().any(|n| n == name))
                 && !filter.exclude.iter().any(|n| n == name)
         };
-        let mut parts: Vec<Arc<Shown>> =
-            self.latest.sources().into_iter().filter(|(name, _)| wanted(name)).map(|(_, shown)| shown).collect();
         if wanted(OWN_SOURCE) {
-            parts.insert(0, Arc::new(self.latest.render(&telemetry::gather(&self.registry, now))));
+            self.latest.put_own(&telemetry::gather(&self.registry, now));
         }
-        Encoding { format, now, timestamps: self.latest.with_timestamps(), out: Vec::new() }.page(&parts)
+        let named = |name: &str| if name == OWN { wanted(OWN_SOURCE) } else { wanted(name) };
+        let sources = self.latest.sources().into_iter();
+        let parts: Vec<Arc<Shown>> = sources.filter(|(name, _)| named(name)).map(|(_, shown)| shown).collect();
+        encode(&parts, format, now, self.latest.with_timestamps())
     }
 }
 
@@ -122,49 +126,95 @@ struct Encoding {
     out: Vec<u8>,
 }
 
-type Member<'a> = (&'a Shown, &'a ShownFamily);
+/// A family of one source under the name that it has in this format.
+struct Member<'a> {
+    name: Cow<'a, str>,
+    shown: &'a Shown,
+    family: &'a ShownFamily,
+}
 
 impl Encoding {
     fn page(mut self, parts: &[Arc<Shown>]) -> Vec<u8> {
-        let mut members: Vec<Member<'_>> = parts.iter().flat_map(|s| s.families.iter().map(|f| (&**s, f))).collect();
-        members.sort_by(|a, b| a.1.name.cmp(&b.1.name));
+        let mut members: Vec<Member<'_>> = parts.iter().flat_map(|shown| self.members(shown)).collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
         // 24 bytes: the longest number and its line feed, for most; the buffer grows once at worst.
         let size: usize = parts.iter().map(|s| s.text.len() + 24 * s.series.len() + 160 * s.families.len()).sum();
         self.out.reserve_exact(size);
-        let open_metrics = self.format.syntax == Syntax::OpenMetrics100;
-        let mut claims = open_metrics.then(|| Claims::new(&members));
-        for group in members.chunk_by(|a, b| a.1.name == b.1.name) {
-            match &mut claims {
-                None => self.family(group, group[0].1.kind, &escaped(group[0].1, self.format.escaping)),
-                Some(claims) => {
-                    if let Some((kind, name)) = claims.head(group[0].1, self.format.escaping) {
-                        self.family(group, kind, &name);
-                    }
-                }
-            }
-        }
-        if open_metrics {
+        let groups = members.chunk_by(|a, b| a.name == b.name);
+        if self.format.syntax == Syntax::OpenMetrics100 {
+            let mut claims = Claims::new(&members);
+            groups.for_each(|group| self.open_family(group, &mut claims));
             self.out.extend_from_slice(b"# EOF\n");
+        } else {
+            groups.for_each(|group| self.family(group, group[0].family.kind, &group[0].name, None));
         }
         self.out
     }
 
-    /// Writes the head before the first series that is not stale, or nothing.
-    fn family(&mut self, group: &[Member<'_>], kind: Kind, name: &str) {
-        let mut headed = false;
-        for (shown, family) in group {
-            let oldest = shown.oldest_shown(family.kind, self.now);
-            for place in family.series.clone().filter(|&place| shown.series[place].at >= oldest) {
-                if !headed {
-                    self.head(group[0].1, kind, name);
-                    headed = true;
+    /// The families of `shown` that have a series which is not stale.
+    fn members<'a>(&self, shown: &'a Shown) -> impl Iterator<Item = Member<'a>> {
+        let (escaping, now) = (self.format.escaping, self.now);
+        let fresh = move |family: &&ShownFamily| {
+            let oldest = shown.oldest_shown(family.kind, now);
+            shown.series[family.series.clone()].iter().any(|series| series.at >= oldest)
+        };
+        shown.families.iter().filter(fresh).map(move |family| Member { name: escaped(family, escaping), shown, family })
+    }
+
+    /// A family as OpenMetrics may have it: as it is, as `unknown`, or series by series.
+    fn open_family(&mut self, group: &[Member<'_>], claims: &mut Claims<'_>) {
+        let Member { name, family, .. } = &group[0];
+        if claims.is_created(name) {
+            return;
+        }
+        let sound = is_sound(group);
+        let base = name.strip_suffix("_total").filter(|base| !base.is_empty());
+        match (family.kind, base) {
+            (Kind::Counter, Some(base)) if sound && claims.claim(Kind::Counter, base) => {
+                self.family(group, Kind::Counter, base, None);
+            }
+            (Kind::Histogram | Kind::Summary, _) if sound && claims.claim(family.kind, name) => {
+                self.family(group, family.kind, name, None);
+            }
+            (Kind::Histogram | Kind::Summary, _) => {
+                for suffix in SUFFIXES {
+                    let part = format!("{name}{}", suffix.text());
+                    let has = |member: &Member<'_>| member.shown.suffixes(member.family).any(|s| s == suffix);
+                    if group.iter().any(has) && claims.claim(Kind::Unknown, &part) {
+                        self.family(group, Kind::Unknown, &part, Some(suffix));
+                    }
                 }
-                self.series(shown, family, place);
+            }
+            (kind, _) => {
+                let kind = if kind == Kind::Gauge { Kind::Gauge } else { Kind::Unknown };
+                if claims.claim(kind, name) {
+                    self.family(group, kind, name, None);
+                }
             }
         }
     }
 
-    fn head(&mut self, family: &ShownFamily, kind: Kind, name: &str) {
+    /// Writes the head and then the series that are not stale, of `only` where that is given.
+    fn family(&mut self, group: &[Member<'_>], kind: Kind, name: &str, only: Option<Suffix>) {
+        let mut headed = false;
+        let mut foreign = HashSet::new();
+        for Member { shown, family, .. } in group {
+            let oldest = shown.oldest_shown(family.kind, self.now);
+            let wanted = |place: &usize| {
+                let series = &shown.series[*place];
+                series.at >= oldest && only.is_none_or(|suffix| series.suffix == suffix)
+            };
+            for place in family.series.clone().filter(wanted) {
+                if !headed {
+                    self.head(group, kind, name);
+                    headed = true;
+                }
+                self.series(shown, family, place, &mut foreign);
+            }
+        }
+    }
+
+    fn head(&mut self, group: &[Member<'_>], kind: Kind, name: &str) {
         let open_metrics = self.format.syntax == Syntax::OpenMetrics100;
         let quoted = self.format.escaping == Scheme::AllowUtf8 && !Of::Metric.is_legacy(name);
         let write_name = |out: &mut Vec<u8>| {
@@ -176,11 +226,11 @@ impl Encoding {
                 out.extend_from_slice(name.as_bytes());
             }
         };
-        if !family.help.is_empty() {
+        if let Some(help) = group.iter().map(|member| &member.family.help).find(|help| !help.is_empty()) {
             self.out.extend_from_slice(b"# HELP ");
             write_name(&mut self.out);
             self.out.push(b' ');
-            write_escaped(&mut self.out, &family.help, open_metrics);
+            write_escaped(&mut self.out, help, open_metrics);
             self.out.push(b'\n');
         }
         self.out.extend_from_slice(b"# TYPE ");
@@ -191,16 +241,21 @@ impl Encoding {
         self.out.push(b'\n');
     }
 
-    fn series(&mut self, shown: &Shown, family: &ShownFamily, place: usize) {
+    fn series(&mut self, shown: &Shown, family: &ShownFamily, place: usize, seen: &mut HashSet<Vec<u8>>) {
         let series = &shown.series[place];
         match (self.format.escaping, shown.foreign.get(&place)) {
             (Scheme::Underscores, _) | (Scheme::AllowUtf8 | Scheme::Values, None) => {
                 self.out.extend_from_slice(shown.text_of(place));
             }
-            (scheme, Some(foreign)) => {
-                write_series(&mut self.out, &foreign.name, foreign.suffix, &foreign.labels, scheme);
-            }
             (Scheme::Dots, None) => write_dotted(&mut self.out, shown.text_of(place), &family.name),
+            (scheme, Some(foreign)) => {
+                let start = self.out.len();
+                write_series(&mut self.out, &foreign.name, foreign.suffix, &foreign.labels, scheme);
+                // What underscores tell apart, these schemes may not: of `{a-b,a.b,a_b}` and `{a~b,a.b,a_b}` one is left.
+                if scheme != Scheme::AllowUtf8 && !seen.insert(self.out[start..].to_vec()) {
+                    return self.out.truncate(start);
+                }
+            }
         }
         write_value(&mut self.out, series.value);
         if self.timestamps {
@@ -214,44 +269,40 @@ impl Encoding {
     }
 }
 
-fn escaped(family: &ShownFamily, scheme: Scheme) -> String {
-    Of::Metric.escape(family.raw.as_deref().unwrap_or(&family.name), scheme).into_owned()
+/// The family's name under `scheme`.
+fn escaped(family: &ShownFamily, scheme: Scheme) -> Cow<'_, str> {
+    match scheme {
+        Scheme::Underscores => Cow::Borrowed(&family.name),
+        _ => Of::Metric.escape(family.raw.as_deref().unwrap_or(&family.name), scheme),
+    }
+}
+
+/// Whether OpenMetrics takes all values of the family for its type.
+fn is_sound(group: &[Member<'_>]) -> bool {
+    group.iter().all(|member| member.family.sound)
 }
 
 /// Which names an OpenMetrics page has given away: there, a family owns its name with every suffix that its type may have.
+///
+/// Families come by name, so what could claim a longer name (`x` with `x_count`) comes before what has that name.
 struct Claims<'a> {
-    /// Families by name: a `_created` gauge beside one of these belongs to it.
-    kinds: HashMap<&'a str, Kind>,
+    /// Counters by their names without `_total`: they claim their `_created` later than the family of that name would.
+    counters: HashSet<&'a str>,
     taken: HashSet<String>,
 }
 
 impl<'a> Claims<'a> {
-    fn new(members: &[Member<'a>]) -> Self {
-        Self { kinds: members.iter().map(|(_, f)| (f.name.as_str(), f.kind)).collect(), taken: HashSet::new() }
+    fn new(members: &'a [Member<'_>]) -> Self {
+        let counters = members.chunk_by(|a, b| a.name == b.name);
+        let counters = counters.filter(|group| group[0].family.kind == Kind::Counter && is_sound(group));
+        let counters = counters.filter_map(|group| group[0].name.strip_suffix("_total")).collect();
+        Self { counters, taken: HashSet::new() }
     }
 
-    /// The type and name in the head of `family`, or nothing where the page may not have it.
-    fn head(&mut self, family: &ShownFamily, scheme: Scheme) -> Option<(Kind, String)> {
-        if family.name.strip_suffix("_created").is_some_and(|base| self.owns_created(base)) {
-            return None;
-        }
-        let name = escaped(family, scheme);
-        let (kind, base) = match (family.kind, name.strip_suffix("_total")) {
-            (Kind::Counter, Some(base)) => (Kind::Counter, base.to_owned()),
-            (Kind::Counter, None) => (Kind::Unknown, name.clone()),
-            (kind, _) => (kind, name.clone()),
-        };
-        if self.claim(kind, &base) {
-            return Some((kind, base));
-        }
-        // A histogram's or summary's series cannot stand under another head; a clash of theirs leaves them out.
-        let alone = matches!(kind, Kind::Counter | Kind::Gauge) && self.claim(Kind::Unknown, &name);
-        alone.then_some((Kind::Unknown, name))
-    }
-
-    fn owns_created(&self, base: &str) -> bool {
-        matches!(self.kinds.get(base), Some(Kind::Histogram | Kind::Summary))
-            || self.kinds.get(format!("{base}_total").as_str()) == Some(&Kind::Counter)
+    /// Whether the name is that of a counter's times of creation.
+    fn is_created(&self, name: &str) -> bool {
+        let base = name.strip_suffix("_created");
+        base.is_some_and(|base| self.counters.contains(base) && !self.taken.contains(base))
     }
 
     fn claim(&mut self, kind: Kind, base: &str) -> bool {
@@ -424,6 +475,57 @@ mod tests {
             "# TYPE node_a gauge\nnode_a 1\n# TYPE node_a_total unknown\nnode_a_total 1\n\
              # TYPE node_b counter\nnode_b_total 1\n# TYPE node_c unknown\nnode_c 1\n# TYPE node_d unknown\nnode_d 1\n# EOF\n"
         );
+    }
+
+    /// Families that only look alike under underscores stand apart where their names are told apart.
+    #[test]
+    fn names_that_differ_have_heads_of_their_own() {
+        let (latest, _) = latest(100);
+        latest.put("one", MINUTE, false, &gauges(&["a.b"]));
+        let mut other = Batch::new(NOW);
+        other.family("a_b", Kind::Gauge, "").push(labels(&[("x", "y")]), 2.0);
+        latest.put("two", MINUTE, false, &other);
+        assert_eq!(text(&latest), "# TYPE atlas_a_b gauge\natlas_a_b 1\natlas_a_b{x=\"y\"} 2\n");
+        assert_eq!(
+            page(&latest, Syntax::Text100, Scheme::AllowUtf8, NOW),
+            "# TYPE \"atlas_a.b\" gauge\n{\"atlas_a.b\"} 1\n# TYPE atlas_a_b gauge\natlas_a_b{x=\"y\"} 2\n"
+        );
+        assert_eq!(
+            page(&latest, Syntax::Text100, Scheme::Dots, NOW),
+            "# TYPE atlas__a__b gauge\natlas__a__b{x=\"y\"} 2\n# TYPE atlas__a_dot_b gauge\natlas__a_dot_b 1\n"
+        );
+    }
+
+    /// Values that contradict their type cost the type in OpenMetrics, never the page.
+    #[test]
+    fn open_metrics_shows_what_contradicts_its_type_as_unknown() {
+        let (latest, _) = latest(100);
+        let mut batch = Batch::new(NOW);
+        batch.family("node_a_total", Kind::Counter, "").push(Labels::none(), -1.0);
+        batch.family("node_a_created", Kind::Gauge, "").push(Labels::none(), 5.0);
+        let family = batch.family("node_h", Kind::Histogram, "a help");
+        for (suffix, value) in [(Suffix::Sum, f64::NAN), (Suffix::Count, 1.0)] {
+            family.samples.push(Sample { suffix, labels: Labels::none(), value, at: None });
+        }
+        latest.put("x", MINUTE, false, &batch);
+        assert_eq!(
+            page(&latest, Syntax::OpenMetrics100, Scheme::Underscores, NOW),
+            "# TYPE node_a_created gauge\nnode_a_created 5\n# TYPE node_a_total unknown\nnode_a_total -1\n\
+             # HELP node_h_sum a help\n# TYPE node_h_sum unknown\nnode_h_sum NaN\n\
+             # HELP node_h_count a help\n# TYPE node_h_count unknown\nnode_h_count 1\n# EOF\n"
+        );
+    }
+
+    /// What is stale takes no name from what is shown.
+    #[test]
+    fn stale_families_claim_nothing() {
+        let (latest, _) = latest(100);
+        let mut batch = gauges(&["node_a"]);
+        batch.families[0].samples[0].at = Some(NOW.before(MINUTE * 6));
+        batch.family("node_a_total", Kind::Counter, "").push(Labels::none(), 1.0);
+        latest.put("x", MINUTE, false, &batch);
+        let page = page(&latest, Syntax::OpenMetrics100, Scheme::Underscores, NOW);
+        assert_eq!(page, "# TYPE node_a counter\nnode_a_total 1\n# EOF\n");
     }
 
     /// Gauges go stale after max(5 min, 3 × interval), counters after an hour; the sample's own time counts.

@@ -1,25 +1,32 @@
 //! The last value of every series, with staleness: all that `/metrics` knows.
 //!
 //! Each source replaces what it showed before: a series that it no longer has is gone at once, and so is everything of a source that
-//! failed. A table of who owns which series keeps three promises: no series is shown twice, no family has two types (V-13), and the
-//! number of series has a limit at which the known ones stay and new ones are dropped and counted (E-12). What a failed source showed
-//! stays reserved for it, so that a source that comes back finds its place and nothing flaps.
+//! failed. `owners` keeps the promises of the whole: no series is shown twice, no name has two types (V-13), the number of series has a
+//! limit at which the known ones stay (E-12), and the page does not depend on who was collected first. Our own metrics are a source
+//! among these, put anew for every page.
 
+mod owners;
 pub mod shown;
+mod sound;
+#[cfg(test)]
+mod tests;
 
-use std::collections::hash_map::{Entry, RandomState};
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::{IntCounterVec, IntGauge, Registry};
 
 use crate::sample::globs::Globs;
-use crate::sample::{Batch, Desc, Kind};
+use crate::sample::{Batch, Desc, Kind, Origin};
 use crate::telemetry;
 
+use owners::{Dropped, Owners, Rank};
 use shown::Shown;
+
+/// The key of our own metrics among the sources: no source has an empty name.
+pub const OWN: &str = "";
 
 /// The `[expose]` section.
 #[derive(Clone, Debug)]
@@ -51,7 +58,7 @@ const SERIES: Desc = Desc {
     name: "atlas_sidecar_series",
     kind: Kind::Gauge,
     unit: "series",
-    help: "Series that sources hold on this page, those reserved for failed sources included; compare with the limit.",
+    help: "Series that sources hold on this page, those reserved for failed sources included, the sidecar's own not; compare with the limit.",
 };
 const SERIES_LIMIT: Desc = Desc {
     name: "atlas_sidecar_series_limit",
@@ -63,7 +70,7 @@ const SERIES_DROPPED: Desc = Desc {
     name: "atlas_sidecar_series_dropped_total",
     kind: Kind::Counter,
     unit: "samples",
-    help: "Samples not shown, by source and reason: `limit` (raise expose.max_series or narrow the source), `duplicate` (another series has the same name and labels after escaping), `type_conflict` (another source shows the family with another type).",
+    help: "Samples not shown, by source and reason: `limit` (raise expose.max_series or narrow the source), `duplicate` (another series has the same name and labels after escaping), `type_conflict` (another source shows the name with another type).",
 };
 
 /// What this module measures of itself.
@@ -80,53 +87,14 @@ pub struct Latest {
 
 struct Inner {
     settings: Arc<Settings>,
-    sources: BTreeMap<String, Held>,
     owners: Owners,
-    /// Grows with every put; a series seen in this put carries it.
-    round: u32,
-    next_number: u32,
-}
-
-struct Held {
-    number: u32,
-    shown: Arc<Shown>,
-    /// Series of a failed source that keep their place.
-    reserved: Vec<u64>,
-}
-
-/// Who owns a series: the source's number, and the round in which it was last seen.
-type Owners = HashMap<u64, (u32, u32), BuildHasherDefault<AsItIs>>;
-
-/// The keys are hashes already.
-#[derive(Default)]
-struct AsItIs(u64);
-
-impl Hasher for AsItIs {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Only `write_u64` is ever called on a `u64` key; this keeps the contract for any other.
-        self.0 = bytes.iter().fold(self.0, |hash, &b| hash.rotate_left(8) ^ u64::from(b));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 impl Latest {
     /// Holds nothing yet.
     pub fn new(settings: Settings, registry: &Registry) -> Self {
         let latest = Self {
-            inner: Mutex::new(Inner {
-                settings: Arc::new(settings),
-                sources: BTreeMap::new(),
-                owners: Owners::default(),
-                round: 0,
-                next_number: 0,
-            }),
+            inner: Mutex::new(Inner { settings: Arc::new(settings), owners: Owners::default() }),
             hashes: RandomState::new(),
             series: telemetry::int_gauge(registry, &SERIES),
             limit: telemetry::int_gauge(registry, &SERIES_LIMIT),
@@ -138,42 +106,44 @@ impl Latest {
 
     /// Replaces what `source`, which is collected every `interval`, shows. Of a `failed` source the places are kept.
     pub fn put(&self, source: &str, interval: Duration, failed: bool, batch: &Batch) {
+        let rank = match batch.origin {
+            Origin::Measured => Rank::Measured,
+            Origin::Table => Rank::Table,
+        };
+        self.put_ranked(source, rank, interval, failed, batch);
+    }
+
+    /// Replaces what we show of our own metrics.
+    pub fn put_own(&self, batch: &Batch) {
+        self.put_ranked(OWN, Rank::Own, Duration::ZERO, false, batch);
+    }
+
+    fn put_ranked(&self, source: &str, rank: Rank, interval: Duration, failed: bool, batch: &Batch) {
         let settings = Arc::clone(&self.lock().settings);
         // Rendered outside the lock: a scrape never waits for it.
         let draft = Shown::render(batch, interval, &settings, |text| self.hashes.hash_one(text));
         let mut inner = self.lock();
-        let (dropped, reserved, number) = inner.admit(source, &draft, failed);
-        let mut places = vec![false; draft.series.len()];
-        for &(place, reason) in &dropped {
-            places[place] = true;
-            self.dropped.with_label_values(&[source, reason]).inc();
-        }
-        let shown = Arc::new(if dropped.is_empty() { draft } else { draft.without(&places) });
-        inner.sources.insert(source.to_owned(), Held { number, shown, reserved });
+        let dropped: Dropped = inner.owners.put(source, rank, draft, failed, settings.max_series);
         self.series.set(as_i64(inner.owners.len()));
+        drop(inner);
+        for ((source, reason), samples) in dropped {
+            self.dropped.with_label_values(&[source.as_str(), reason.word()]).inc_by(samples);
+        }
     }
 
-    /// Forgets every source but `names` (after the configuration changed), and takes new settings.
+    /// Forgets every source but `names` (after the configuration changed), and takes new settings. What is held stays as it was
+    /// rendered until its source is collected, which is the first thing that a source does after a change.
     pub fn retain(&self, names: &[String], settings: Settings) {
         let mut inner = self.lock();
         self.limit.set(as_i64(settings.max_series));
         inner.settings = Arc::new(settings);
-        let Inner { sources, owners, .. } = &mut *inner;
-        sources.retain(|name, _| names.contains(name));
-        let numbers: Vec<u32> = sources.values().map(|held| held.number).collect();
-        owners.retain(|_, (number, _)| numbers.contains(number));
+        inner.owners.retain(|name| names.iter().any(|kept| kept == name));
         self.series.set(as_i64(inner.owners.len()));
     }
 
-    /// What every source shows now, by name.
+    /// What every source shows now: our own metrics ([`OWN`]), then what is measured, then the table, each by name.
     pub fn sources(&self) -> Vec<(String, Arc<Shown>)> {
-        self.lock().sources.iter().map(|(name, held)| (name.clone(), Arc::clone(&held.shown))).collect()
-    }
-
-    /// Renders `batch` under the present settings without taking it in.
-    pub fn render(&self, batch: &Batch) -> Shown {
-        let settings = Arc::clone(&self.lock().settings);
-        Shown::render(batch, Duration::ZERO, &settings, |_| 0)
+        self.lock().owners.shown()
     }
 
     /// Whether samples are to carry their time.
@@ -181,7 +151,7 @@ impl Latest {
         self.lock().settings.timestamps
     }
 
-    /// How many series are held.
+    /// How many series are held, our own metrics aside.
     pub fn len(&self) -> usize {
         self.lock().owners.len()
     }
@@ -194,73 +164,6 @@ impl Latest {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic while the lock is held leaves at worst one source's series of one round: replaced by its next put.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Inner {
-    /// Decides which series of `draft` are shown; gives the places of those that are not, with the reason, the places that stay
-    /// reserved, and the source's number.
-    fn admit(&mut self, source: &str, draft: &Shown, failed: bool) -> (Vec<(usize, &'static str)>, Vec<u64>, u32) {
-        self.round = self.round.wrapping_add(1);
-        let round = self.round;
-        let mut dropped = self.type_conflicts(source, draft);
-        let mut refused = vec![false; draft.series.len()];
-        dropped.iter().for_each(|&(place, _)| refused[place] = true);
-
-        let held = self.sources.remove(source);
-        let number = held.as_ref().map_or_else(
-            || {
-                self.next_number += 1;
-                self.next_number
-            },
-            |held| held.number,
-        );
-        let mut new = Vec::new();
-        for (place, series) in draft.series.iter().enumerate().filter(|(place, _)| !refused[*place]) {
-            match self.owners.entry(series.hash) {
-                Entry::Occupied(mut known) if known.get().0 == number && known.get().1 != round => {
-                    known.get_mut().1 = round;
-                }
-                Entry::Occupied(_) => dropped.push((place, "duplicate")),
-                Entry::Vacant(_) => new.push(place),
-            }
-        }
-        // Before new series are let in, the old ones that are gone make room; those of a failed source keep their place.
-        let before = held.iter().flat_map(|h| h.shown.series.iter().map(|s| s.hash).chain(h.reserved.iter().copied()));
-        let mut reserved = Vec::new();
-        for hash in before {
-            if self.owners.get(&hash).is_some_and(|&(owner, seen)| owner == number && seen != round) {
-                match failed {
-                    true => reserved.push(hash),
-                    false => drop(self.owners.remove(&hash)),
-                }
-            }
-        }
-        for place in new {
-            let full = self.owners.len() >= self.settings.max_series;
-            match self.owners.entry(draft.series[place].hash) {
-                Entry::Occupied(_) => dropped.push((place, "duplicate")),
-                Entry::Vacant(_) if full => dropped.push((place, "limit")),
-                Entry::Vacant(room) => drop(room.insert((number, round))),
-            }
-        }
-        (dropped, reserved, number)
-    }
-
-    /// Series of families that another source, or an earlier family of this one, shows with another type.
-    fn type_conflicts(&self, source: &str, draft: &Shown) -> Vec<(usize, &'static str)> {
-        let mut conflicts = Vec::new();
-        for (at, family) in draft.families.iter().enumerate() {
-            let own = draft.families[..at].iter().rev().take_while(|f| f.name == family.name).last();
-            let others = self.sources.iter().filter(|(name, _)| name.as_str() != source).find_map(|(_, held)| {
-                let families = &held.shown.families;
-                families.binary_search_by(|f| f.name.cmp(&family.name)).ok().map(|at| &families[at])
-            });
-            if own.or(others).is_some_and(|first| first.kind != family.kind) {
-                conflicts.extend(family.series.clone().map(|place| (place, "type_conflict")));
-            }
-        }
-        conflicts
     }
 }
 

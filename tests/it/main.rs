@@ -7,6 +7,7 @@ mod support;
 mod atlas;
 mod config;
 mod expose;
+mod golden;
 mod host;
 mod ladder;
 mod pages;

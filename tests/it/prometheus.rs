@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::python::python;
+use crate::support::python::{python, read_pages};
 use crate::support::{Sidecar, free_address, get, request, run, wait_for};
 
 /// One-second intervals, so that a test of seconds sees many collections.
@@ -83,75 +83,139 @@ fn promtool_finds_nothing_to_say_about_the_page() {
     assert_eq!(sidecar.stop(), 0);
 }
 
-/// Parses `page` with the Python client: families with types, and samples as (name, labels) → value.
-fn by_python(kind: &str, page: &[u8]) -> (BTreeMap<String, String>, BTreeMap<(String, String), String>) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/python/parse_page.py");
-    let mut child = Command::new(python())
-        .arg(script)
-        .arg(kind)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let bytes = page.to_vec();
-    let feeding = std::thread::spawn(move || stdin.write_all(&bytes));
-    let out = child.wait_with_output().unwrap();
-    feeding.join().unwrap().unwrap();
-    assert!(out.status.success(), "{kind}: {}", String::from_utf8_lossy(&out.stderr));
-    let read: Value = serde_json::from_slice(&out.stdout).unwrap();
-    let families = read["families"]
-        .as_object()
-        .unwrap()
-        .iter()
-        .map(|(name, kind)| (name.clone(), kind.as_str().unwrap().to_owned()))
-        .collect();
-    let samples = read["samples"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|s| ((s[0].as_str().unwrap().to_owned(), s[1].to_string()), s[2].to_string()))
-        .collect();
-    (families, samples)
+/// One collection only, so that all pages are of the same values.
+const ONCE: &str = "[scrape]\ninterval = \"1h\"\n";
+
+/// Something in every table of the application, with what labels must carry: quotes, backslashes, line ends, other scripts.
+const SEED: &str = r#"
+    INSERT INTO content_metadata(id, title, access_count, cognitive_score, search_indexed_at) VALUES
+        ('c1', 'one', 3, 0.25, CURRENT_TIMESTAMP), ('c2', 'two', 0, 7.5, NULL), ('c3', 'three', NULL, 99.99, NULL);
+    INSERT INTO processing_queue(id, content_id, status, priority, estimated_duration, actual_duration, worker_id) VALUES
+        ('q1', 'c1', 'pending', 1, 10, NULL, NULL), ('q2', 'c2', 'running "hot"', 5, 10, 12, 'w\1'),
+        ('q3', 'c3', 'completed', 9, 10, 8, 'Küche');
+    INSERT INTO search_cache(id, query_hash, query_text, results, expires_at) VALUES
+        ('s1', 'h1', 'one', '[]', datetime('now', '+1 day')), ('s2', 'h2', 'two', '[]', datetime('now', '-1 day'));
+    INSERT INTO api_keys(id, name, key_hash, last_used_at) VALUES ('k1', 'first "key"', 'x', CURRENT_TIMESTAMP), ('k2', 'second', 'y', NULL);
+    INSERT INTO webhooks(id, url, events, failure_count) VALUES ('h1', 'https://example.org/a', '[]', 3), ('h2', 'https://example.org/b', '[]', 0);
+    INSERT INTO system_metrics(id, metric_name, metric_value, tags) VALUES
+        ('m1', 'app.jobs_done_total', 17, '{"worker.id": "w1", "path": "C:\\DIR\n\"x\""}'),
+        ('m2', 'app.jobs_done_total', 9007199254740991, '{"worker.id": "Küche ❤", "job": "nightly", "instance": 3}'),
+        ('m3', 'app_ratio', 0.1, '{"__name__": "x", "": "y"}'),
+        ('m4', 'app_tiny', 5e-324, NULL), ('m5', 'app_huge', 1e300, NULL), ('m6', 'app_below_zero_total', -1, NULL);
+"#;
+
+/// A sidecar over seeded tables whose targets are a real Prometheus, which scrapes it, and a real node_exporter.
+struct Scene {
+    sidecar: Sidecar,
+    prometheus: Prometheus,
+    _node_exporter: Running,
 }
 
-/// The same page in text 0.0.4 and in OpenMetrics gives Prometheus' Python client the same samples.
+impl Scene {
+    fn start(folder: &Path) -> Self {
+        assert_eq!(Sidecar::start(folder, ONCE).stop(), 0);
+        run("sqlite3", &["-bail", database(folder).to_str().unwrap(), SEED]);
+        let (address, exporter) = (free_address(), free_address());
+        let node_exporter = Running::start(
+            Command::new("prometheus-node-exporter").arg(format!("--web.listen-address={exporter}")),
+            &folder.join("node_exporter.log"),
+        );
+        let prometheus = Prometheus::start(folder, address);
+        for target in [prometheus.address, exporter] {
+            // Twice, for only then there is something in the histograms of whoever serves the page.
+            for _ in 0..2 {
+                wait_for("a target", Duration::from_secs(30), || get(target, "/metrics").filter(|a| a.status == 200));
+            }
+        }
+        let target =
+            |name, address| format!("[[scrape.targets]]\nname = \"{name}\"\nurl = \"http://{address}/metrics\"\n");
+        let targets = target("prometheus", prometheus.address) + &target("node", exporter);
+        let sidecar = Sidecar::start_at(address, folder, &format!("{ONCE}{targets}"));
+        wait_for(&format!("all sources; log: {}", sidecar.log_text()), Duration::from_secs(30), || {
+            let page = sidecar.metrics();
+            let up = |state| {
+                page.lines().filter(|l| l.starts_with("atlas_sidecar_source_up{") && l.ends_with(state)).count()
+            };
+            assert_eq!(up(" 0"), 0, "{}", sidecar.log_text());
+            Some(()).filter(|()| up(" 1") == 24)
+        });
+        Self { sidecar, prometheus, _node_exporter: node_exporter }
+    }
+
+    fn page(&self, accept: &str) -> String {
+        let answer = request("GET", self.sidecar.address, "/metrics", &[("Accept", accept)]).unwrap();
+        let kind = answer.header("content-type").unwrap();
+        assert!(kind.starts_with(accept.split(';').next().unwrap()), "{kind}");
+        answer.text()
+    }
+}
+
+/// The families of a page and their types.
+fn heads(page: &str) -> impl Iterator<Item = (&str, &str)> {
+    page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.rsplit_once(' '))
+}
+
+/// Our own counters move with every request.
+fn moves(name: &str) -> bool {
+    name.starts_with("atlas_sidecar_")
+}
+
+/// The same page in text 0.0.4 and in OpenMetrics gives Prometheus' Python client the same samples: of our own sources with something in
+/// every table, of rows that an application wrote, and of what real targets say, histograms and summaries included.
 #[test]
 fn the_python_client_reads_equal_samples_from_both_formats() {
     let scratch = tempfile::tempdir().unwrap();
-    // One collection only, so that both pages are of the same values.
-    let sidecar = Sidecar::start(scratch.path(), "[scrape]\ninterval = \"1h\"\n");
-    wait_for("all sources", Duration::from_secs(20), || {
-        let page = sidecar.metrics();
-        let up = page.lines().filter(|l| l.starts_with("atlas_sidecar_source_up{")).count();
-        Some(()).filter(|()| up >= 20 && page.contains("node_uname_info"))
-    });
-    let own = |name: &str| name.starts_with("atlas_sidecar_");
-    let text = request("GET", sidecar.address, "/metrics", &[]).unwrap();
-    let accept = ("Accept", "application/openmetrics-text; version=1.0.0; escaping=allow-utf-8");
-    let open = request("GET", sidecar.address, "/metrics", &[accept]).unwrap();
-    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
-    let (_, mut from_text) = by_python("text", &text.body);
-    let (_, mut from_open) = by_python("openmetrics", &open.body);
-    // Our own counters move with every request.
-    from_text.retain(|(name, _), _| !own(name));
-    from_open.retain(|(name, _), _| !own(name));
-    assert!(from_text.len() > 200, "{}", from_text.len());
+    let scene = Scene::start(scratch.path());
+    let accept = "application/openmetrics-text; version=1.0.0; escaping=underscores";
+    let (text, open) = (scene.page("text/plain; version=0.0.4"), scene.page(accept));
+    let mut read = read_pages(&[("text", &text), ("openmetrics", &open)]).into_iter().map(|page| page.unwrap());
+    let (mut from_text, mut from_open) = (read.next().unwrap().samples, read.next().unwrap().samples);
+    from_text.retain(|(name, _), _| !moves(name));
+    from_open.retain(|(name, _), _| !moves(name));
+    assert!(from_text.len() > 1000, "{}", from_text.len());
     assert_eq!(from_text, from_open);
-    assert_eq!(sidecar.stop(), 0);
+    // Types are equal too, but for counters whose name OpenMetrics does not take for one.
+    let open: BTreeMap<&str, &str> = heads(&open).collect();
+    let (mut unknown, mut kinds) = (Vec::new(), BTreeMap::new());
+    for (name, kind) in heads(&text).filter(|(name, _)| !moves(name)) {
+        *kinds.entry(kind).or_insert(0) += 1;
+        let base = name.strip_suffix("_total").filter(|_| kind == "counter");
+        let kind = if kind == "untyped" { "unknown" } else { kind };
+        if base.is_some_and(|base| open.get(base) == Some(&"counter")) || open.get(name) == Some(&kind) {
+            continue;
+        }
+        assert_eq!((kind, open.get(name)), ("counter", Some(&"unknown")), "{name}");
+        unknown.push(name);
+    }
+    assert!(["counter", "gauge", "histogram", "summary"].iter().all(|kind| kinds[kind] > 4), "{kinds:?}");
+    // Below zero; and beside a gauge `…_bytes`, as Go has it.
+    let known = ["atlas_app_below_zero_total", "atlas_go_memstats_alloc_bytes_total"];
+    assert!(known.iter().all(|name| unknown.contains(name)), "{unknown:?}");
+    assert!(unknown.iter().all(|name| known.contains(name) || !name.ends_with("_total")), "{unknown:?}");
+    assert_eq!(scene.sidecar.stop(), 0);
+}
+
+/// A program of the tests; killed when dropped.
+struct Running(Child);
+
+impl Running {
+    fn start(command: &mut Command, log: &Path) -> Self {
+        let log = std::fs::File::create(log).unwrap();
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn();
+        Self(child.unwrap_or_else(|e| panic!("{command:?} does not start ({e}): tests/run installs it")))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 struct Prometheus {
-    child: Child,
+    _running: Running,
     address: SocketAddr,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Prometheus {
@@ -162,16 +226,14 @@ impl Prometheus {
             "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: sidecar\n  static_configs:\n  - targets: ['{target}']\n"
         );
         std::fs::write(&config, text).unwrap();
-        let log = std::fs::File::create(folder.join("prometheus.log")).unwrap();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("tsdb").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("the README's test command installs prometheus");
-        Self { child, address }
+        let running = Running::start(
+            Command::new("prometheus")
+                .arg(format!("--config.file={}", config.display()))
+                .arg(format!("--storage.tsdb.path={}", folder.join("tsdb").display()))
+                .arg(format!("--web.listen-address={address}")),
+            &folder.join("prometheus.log"),
+        );
+        Self { _running: running, address }
     }
 
     /// The results of an instant query: labels and value of each.
@@ -262,32 +324,52 @@ fn the_main_job_beside_a_writing_application_survives_kill_9() {
 /// Own rows carry the tag `host`; the application's do not.
 const OWN_ROWS: &str = "SELECT count(*) FROM system_metrics WHERE tags LIKE '%\"host\"%'";
 
-/// The values that Prometheus holds are those of the page.
+/// What Prometheus 2 asks for, and so what it was given.
+const PROMETHEUS_2: &str = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+
+/// The values that a real Prometheus holds, which asks for OpenMetrics, are those of the page: all series, and nothing else.
 #[test]
 fn prometheus_holds_what_the_page_says() {
     let scratch = tempfile::tempdir().unwrap();
-    let sidecar = Sidecar::start(scratch.path(), "[scrape]\ninterval = \"1h\"\n");
-    let prometheus = Prometheus::start(scratch.path(), sidecar.address);
-    wait_for("a scrape", Duration::from_secs(30), || {
-        prometheus.one("scrape_samples_scraped{job=\"sidecar\"}").filter(|n| *n > 100.0)
-    });
-    let page = series(&sidecar.metrics());
-    let same = |name: &str| !name.starts_with("atlas_sidecar_");
-    let held = wait_for("all series", Duration::from_secs(20), || {
-        let held = prometheus.query("{job=\"sidecar\",__name__=~\"node_.*|atlas_.*|process_.*\"}")?;
+    let scene = Scene::start(scratch.path());
+    let page = series(&scene.page(PROMETHEUS_2).replace("# EOF\n", ""));
+    let page: BTreeMap<_, _> = page.into_iter().filter(|(series, _)| !moves(series)).collect();
+    assert!(page.len() > 1000, "{}", page.len());
+    let held = wait_for("all series", Duration::from_secs(30), || {
+        let held = scene.prometheus.query("{job=\"sidecar\",__name__=~\"(node|process|atlas)_.*\"}")?;
+        let held: BTreeMap<_, _> = held.into_iter().map(named).filter(|(series, _)| !moves(series)).collect();
         Some(held).filter(|held| held.len() >= page.len())
     });
-    let mut compared = 0;
-    for (mut labels, value) in held {
-        let labels = labels.as_object_mut().unwrap();
-        let name = labels.remove("__name__").unwrap().as_str().unwrap().to_owned();
-        labels.retain(|key, _| key != "job" && key != "instance");
-        let pairs: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let series = if pairs.is_empty() { name.clone() } else { format!("{name}{{{}}}", pairs.join(",")) };
-        if same(&name) {
-            assert_eq!(page.get(&series), Some(&value), "{series}");
-            compared += 1;
+    let differ = |a: f64, b: f64| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan());
+    for (series, value) in &page {
+        let held = held.get(series).unwrap_or_else(|| panic!("Prometheus has no {series}"));
+        assert!(!differ(*value, *held), "{series}: {value} on the page, {held} in Prometheus");
+    }
+    assert_eq!(held.len(), page.len());
+    assert_eq!(scene.prometheus.one("prometheus_target_scrapes_sample_duplicate_timestamp_total").unwrap_or(0.0), 0.0);
+}
+
+/// A series of Prometheus as the page writes it.
+fn named((labels, value): (Value, f64)) -> (String, f64) {
+    let Value::Object(labels) = labels else { panic!("{labels}") };
+    let (mut name, mut pairs) = (String::new(), BTreeMap::new());
+    for (label, text) in labels {
+        match label.as_str() {
+            "__name__" => name = text.as_str().unwrap().to_owned(),
+            // Prometheus' own; what the page has under these names it keeps with `exported_` in front.
+            "job" | "instance" => {}
+            _ => drop(
+                pairs.insert(
+                    label
+                        .strip_prefix("exported_")
+                        .filter(|l| ["job", "instance"].contains(l))
+                        .unwrap_or(&label)
+                        .to_owned(),
+                    text,
+                ),
+            ),
         }
     }
-    assert!(compared > 100, "{compared}");
+    let pairs: Vec<String> = pairs.iter().map(|(label, text)| format!("{label}={text}")).collect();
+    (if pairs.is_empty() { name } else { format!("{name}{{{}}}", pairs.join(",")) }, value)
 }

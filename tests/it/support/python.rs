@@ -1,8 +1,12 @@
 //! A Python with the packages of `tests/fixtures/atlas/requirements.txt`, in a virtual environment under `target/`.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use serde_json::Value;
 
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/atlas/requirements.txt");
 
@@ -37,4 +41,44 @@ pub fn script(script: &str, args: &[&str]) -> String {
     let out = Command::new(python()).arg(&path).args(args).output().unwrap();
     assert!(out.status.success(), "{script} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
+}
+
+/// What the Python client read of a page: types of families by name, and values by series: its name and its labels as JSON.
+#[derive(Debug, Default, PartialEq)]
+pub struct ReadPage {
+    pub families: BTreeMap<String, String>,
+    pub samples: BTreeMap<(String, String), String>,
+}
+
+/// Reads `pages` (`text` or `openmetrics`, and the page) with Prometheus' Python client in one process; `Err` is what it complains about.
+pub fn read_pages(pages: &[(&str, &str)]) -> Vec<Result<ReadPage, String>> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/python/parse_page.py");
+    let input = serde_json::json!(pages).to_string();
+    let mut child = Command::new(python()).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let feeding = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let out = child.wait_with_output().unwrap();
+    feeding.join().unwrap().unwrap();
+    assert!(out.status.success(), "the Python client fails; its words are on standard error");
+    let answers: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(answers.len(), pages.len());
+    answers.iter().map(read_page).collect()
+}
+
+fn read_page(answer: &Value) -> Result<ReadPage, String> {
+    if let Some(error) = answer["error"].as_str() {
+        return Err(error.to_owned());
+    }
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let families = answer["families"].as_object().unwrap().iter();
+    let mut page =
+        ReadPage { families: families.map(|(name, kind)| (name.clone(), text(kind))).collect(), ..Default::default() };
+    for sample in answer["samples"].as_array().unwrap() {
+        // One parser says 5 where the other says 5.0; the shortest text of a double is the double.
+        let value = sample[2].as_f64().map_or_else(|| text(&sample[2]), |value| format!("{value:?}"));
+        let series = (text(&sample[0]), sample[1].to_string());
+        let before = page.samples.insert(series, value);
+        assert_eq!(before, None, "{sample} is there twice");
+    }
+    Ok(page)
 }
