@@ -366,7 +366,7 @@ impl Ingest {
                     warn!(rows = rows.len(), error = %e, "the database cannot grow, trying again");
                     (Some(FULL_BACKOFF), "full")
                 }
-                Err(e @ (StoreError::Broken(_) | StoreError::Rejected { .. })) => {
+                Err(e @ (StoreError::Broken(_) | StoreError::Stopped(_) | StoreError::Rejected { .. })) => {
                     error!(rows = rows.len(), error = %e, "rows are lost: the database refused them");
                     return self.drop_rows("store_error", std::mem::take(rows).len());
                 }

@@ -53,16 +53,17 @@ pub async fn run(invocation: &Invocation, wanted: &Export) -> Exit {
             Exit::Done
         }
         // The reader has enough (`| head`).
-        Err(StoreError::Broken(why)) if why.contains(CLOSED) => Exit::Done,
+        Err(StoreError::Stopped(e)) if e.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(StoreError::Stopped(e)) => {
+            complain(&format!("cannot write to standard output: {e}"), None);
+            Exit::Failed
+        }
         Err(e) => {
             complain(&e.to_string(), None);
             Exit::Failed
         }
     }
 }
-
-/// What a pipe without a reader says.
-const CLOSED: &str = "Broken pipe";
 
 /// Writes the rows with `from <= time < to` whose stored name passes `names`.
 pub async fn export(
@@ -90,7 +91,7 @@ pub async fn export(
 }
 
 fn broken(result: io::Result<()>) -> Result<(), StoreError> {
-    result.map_err(|e| StoreError::Broken(format!("cannot write: {e}")))
+    result.map_err(StoreError::Stopped)
 }
 
 fn csv_line(out: &mut (dyn Write + Send), row: &Stored) -> io::Result<()> {

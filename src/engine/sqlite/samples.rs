@@ -136,7 +136,7 @@ impl SampleStore for Samples {
         names: &'a Globs,
         each: &'a mut (dyn FnMut(Stored) -> io::Result<()> + Send),
     ) -> Pending<'a, Result<History, StoreError>> {
-        Box::pin(async move { history::read(&self.database, from, to, names, each).await.map_err(store_error) })
+        Box::pin(async move { history::read(&self.database, from, to, names, each).await })
     }
 }
 
