@@ -31,13 +31,15 @@ pub async fn run(invocation: &Invocation, wanted: &Export) -> Exit {
         complain(&format!("`--from` ({from}) is not before `--to` ({to})"), None);
         return Exit::Usage;
     }
-    let store = match engine::history(&settings.engine).await {
-        Ok(store) => store,
+    let archive = match engine::Archive::open(&settings.engine).await {
+        Ok(archive) => archive,
         Err(e) => return unreachable(&e),
     };
     let names = if wanted.metrics.is_empty() { Globs::all() } else { Globs::new(wanted.metrics.iter().cloned()) };
     let mut out = io::BufWriter::new(io::stdout());
-    let exported = export(store.as_ref(), &settings.expose, (from, to), &names, wanted.format, &mut out).await;
+    let exported =
+        export(archive.samples.as_ref(), &settings.expose, (from, to), &names, wanted.format, &mut out).await;
+    archive.close().await;
     let written = exported.and_then(|history| broken(out.flush()).map(|()| history));
     match written {
         Ok(history) => {

@@ -82,7 +82,7 @@ async fn look(database: &Database) -> Result<Inventory, EngineError> {
 }
 
 /// Opens the database of samples for reading.
-pub async fn history(settings: &Settings) -> Result<Arc<dyn SampleStore>, EngineError> {
+pub async fn history(settings: &Settings) -> Result<(Database, Arc<dyn SampleStore>), EngineError> {
     let url = settings.metrics_url.as_ref().unwrap_or(&settings.url);
     let database = Database::open(&path_of(url)?, false).await?;
     look(&database).await?.has("system_metrics", SAMPLE_COLUMNS).map_err(|missing| {
@@ -91,7 +91,7 @@ pub async fn history(settings: &Settings) -> Result<Arc<dyn SampleStore>, Engine
     })?;
     // Reading needs no number of ours; nothing is registered.
     let instance = Instance::parse("000000000000").ok_or_else(|| EngineError::new("no instance"))?;
-    Ok(Arc::new(Samples::new(database, instance)))
+    Ok((database.clone(), Arc::new(Samples::new(database, instance))))
 }
 
 /// Looks at the databases and tries the queries; a line each.
