@@ -104,6 +104,11 @@ impl Registered {
         Self(numbers.into_iter().map(Into::into).filter(|n| Instance::parse(n).is_some()).collect())
     }
 
+    /// Whether `instance` is one of them.
+    pub fn knows(&self, instance: Instance) -> bool {
+        self.0.contains(&instance.to_string())
+    }
+
     /// These and `others`.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
