@@ -157,7 +157,10 @@ async fn foresee(path: &Path, part: Part, settings: &Settings, sink: &KeySink) -
     }
     let inventory = if made { Inventory::default() } else { look(path).await? };
     let plan = plan(&inventory, part, Scope::All, full_text(part, settings))?;
-    let makes_key = plan.steps.iter().any(|s| matches!(s.action, plan::Action::AdminKey(_)));
+    let key = plan.steps.iter().find_map(|step| match step.action {
+        plan::Action::AdminKey { first, .. } => Some(first),
+        _ => None,
+    });
     let mut file = FileReport { made, ..FileReport::new(path) };
     file.steps = plan.steps.into_iter().map(|s| s.what).collect();
     (file.notes, file.warnings) = (plan.notes, plan.warnings);
