@@ -86,10 +86,16 @@ async fn look(database: &Database) -> Result<Inventory, EngineError> {
 pub async fn history(settings: &Settings) -> Result<(Database, Arc<dyn SampleStore>), EngineError> {
     let url = settings.metrics_url.as_ref().unwrap_or(&settings.url);
     let database = Database::open(&path_of(url)?, false).await?;
-    look(&database).await?.has("system_metrics", SAMPLE_COLUMNS).map_err(|missing| {
-        EngineError::new(format!("no history in `{}`: {missing}", database.path().display()))
-            .hint("`atlas-sidecar migrate` makes what is missing")
-    })?;
+    let usable = look(&database).await.and_then(|inventory| {
+        inventory.has("system_metrics", SAMPLE_COLUMNS).map_err(|missing| {
+            EngineError::new(format!("no history in `{}`: {missing}", database.path().display()))
+                .hint("`atlas-sidecar migrate` makes what is missing")
+        })
+    });
+    if let Err(e) = usable {
+        database.close().await;
+        return Err(e);
+    }
     // Reading needs no number of ours; nothing is registered.
     let instance = Instance::parse("000000000000").ok_or_else(|| EngineError::new("no instance"))?;
     Ok((database.clone(), Arc::new(Samples::new(database, instance))))
