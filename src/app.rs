@@ -106,8 +106,17 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     let (ingest, stop) = (Arc::clone(&parts.ingest), writer_tasks.stop_token());
     writer_tasks.spawn("writer", async move { ingest.run(stop).await });
 
-    let mut app =
-        App { address, parts, engine, settings, level, clock, gauges: Gauges::new(&registry), running: Tasks::new() };
+    let mut app = App {
+        address,
+        parts,
+        engine,
+        at_start: settings.clone(),
+        settings,
+        level,
+        clock,
+        gauges: Gauges::new(&registry),
+        running: Tasks::new(),
+    };
     app.start_sources().await?;
     ready.reach("sources");
 
@@ -231,6 +240,8 @@ fn rows_of(board: &Board) -> Vec<SourceRow> {
 struct App {
     parts: Parts,
     engine: Engine,
+    /// What the parts that cannot change were made of.
+    at_start: Settings,
     settings: Settings,
     level: LogLevel,
     clock: Clock,
@@ -296,7 +307,7 @@ impl App {
                 return error!("configuration not taken over: {e}");
             }
         };
-        for section in needs_restart(&self.settings, &settings) {
+        for section in needs_restart(&self.at_start, &settings) {
             warn!(section, "changed settings of this section wait for a restart");
         }
         self.running.stop().await;
@@ -306,7 +317,7 @@ impl App {
     }
 }
 
-/// The sections whose changes a running sidecar cannot take over.
+/// The sections in which `then` differs from what is in force, and of which a running sidecar cannot take anything over.
 fn needs_restart(now: &Settings, then: &Settings) -> Vec<&'static str> {
     let changed = [
         ("state_directory", now.state_directory != then.state_directory),

@@ -151,9 +151,24 @@ impl Engine {
     }
 }
 
-/// Opens stored history for reading: nothing is made or changed.
-pub async fn history(settings: &Settings) -> Result<Arc<dyn SampleStore>, EngineError> {
-    sqlite::history(settings).await
+/// Stored history, opened for reading: nothing is made or changed.
+pub struct Archive {
+    /// The history.
+    pub samples: Arc<dyn SampleStore>,
+    database: sqlite::Database,
+}
+
+impl Archive {
+    /// Opens it.
+    pub async fn open(settings: &Settings) -> Result<Self, EngineError> {
+        let (database, samples) = sqlite::history(settings).await?;
+        Ok(Self { samples, database })
+    }
+
+    /// Closes it. A process that ends without leaves the files of a write-ahead log beside the database.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
 }
 
 /// Looks at the database and tries every configured query; one line each, with whether it is good.

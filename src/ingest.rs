@@ -240,28 +240,23 @@ impl Ingest {
     /// Writes until `stop`, then what is left, for at most ten seconds.
     pub async fn run(&self, stop: CancellationToken) {
         let Some(store) = self.store.clone() else { return };
-        loop {
-            tokio::select! {
-                () = self.until_due() => {}
-                () = stop.cancelled() => break,
-            }
-            self.write_group(store.as_ref(), &stop).await;
-        }
-        let deadline = tokio::time::sleep(DRAIN_LIMIT);
-        let drain = async {
-            // Not stopped a second time: while draining only the deadline ends a retry.
-            let never = CancellationToken::new();
-            while self.lock().rows > 0 {
-                self.write_group(store.as_ref(), &never).await;
+        let writing = async {
+            loop {
+                self.until_due().await;
+                self.write_group(store.as_ref()).await;
             }
         };
-        tokio::select! {
-            () = drain => {}
-            () = deadline => {
-                let left = self.take(usize::MAX).len();
-                self.drop_rows("shutdown", left);
-                warn!(rows = left, "the database did not take the last rows in time");
+        // A group that is interrupted goes back to the queue, and if the store had it already, the next try finds it there.
+        stop.run_until_cancelled(writing).await;
+        let drain = async {
+            while self.lock().rows > 0 {
+                self.write_group(store.as_ref()).await;
             }
+        };
+        if tokio::time::timeout(DRAIN_LIMIT, drain).await.is_err() {
+            let left = self.take(usize::MAX).len();
+            self.drop_rows("shutdown", left);
+            warn!(rows = left, "the database did not take the last rows in time");
         }
     }
 
@@ -344,15 +339,16 @@ impl Ingest {
         }
     }
 
-    /// Writes one group; tries again until the store has it, gives it up, or `stop` comes (then it goes back to the queue).
-    async fn write_group(&self, store: &dyn SampleStore, stop: &CancellationToken) {
+    /// Writes one group; tries again until the store has it, or gives it up. What is dropped on the way goes back to the queue.
+    async fn write_group(&self, store: &dyn SampleStore) {
         self.describe(store).await;
-        let mut rows = self.take(self.settings.batch_rows);
+        let mut group = Group { rows: self.take(self.settings.batch_rows), ingest: self };
         let mut failures = 0;
-        while !rows.is_empty() {
+        while !group.rows.is_empty() {
             let started = Instant::now();
-            let (backoff, reason) = match store.append(&rows).await {
-                Ok(appended) => return self.acknowledged(appended, rows.len(), started, failures),
+            let rows = &mut group.rows;
+            let (backoff, reason) = match store.append(rows).await {
+                Ok(appended) => return self.acknowledged(appended, std::mem::take(rows).len(), started, failures),
                 Err(StoreError::Rejected { row, reason }) if row < rows.len() => {
                     let rejected = rows.remove(row);
                     warn!(metric = rejected.name, reason, "the store rejected a sample");
@@ -373,20 +369,16 @@ impl Ingest {
                     warn!(rows = rows.len(), error = %e, "the database cannot grow, trying again");
                     (Some(FULL_BACKOFF), "full")
                 }
-                Err(e @ (StoreError::Broken(_) | StoreError::Rejected { .. })) => {
+                Err(e @ (StoreError::Broken(_) | StoreError::Stopped(_) | StoreError::Rejected { .. })) => {
                     error!(rows = rows.len(), error = %e, "rows are lost: the database refused them");
-                    return self.drop_rows("store_error", rows.len());
+                    return self.drop_rows("store_error", std::mem::take(rows).len());
                 }
             };
             failures += 1;
             self.metrics.retries.with_label_values(&[reason]).inc();
             if let Some(backoff) = backoff {
                 // The queue goes on filling meanwhile, and drops at its own bound.
-                let wait = backoff.wait(failures, self.jitter());
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = stop.cancelled() => return self.put_back(rows),
-                }
+                tokio::time::sleep(backoff.wait(failures, self.jitter())).await;
             }
         }
     }
@@ -402,14 +394,10 @@ impl Ingest {
 
     /// Tells the store about new names; a failure is tried again with the next group.
     async fn describe(&self, store: &dyn SampleStore) {
-        let metas = std::mem::take(&mut self.lock().new_metas);
-        if metas.is_empty() {
-            return;
-        }
-        if store.describe(&metas).await.is_err() {
-            let mut queue = self.lock();
-            let newer = std::mem::replace(&mut queue.new_metas, metas);
-            queue.new_metas.extend(newer);
+        let metas = self.lock().new_metas.clone();
+        if !metas.is_empty() && store.describe(&metas).await.is_ok() {
+            // Newer ones were added behind these.
+            self.lock().new_metas.drain(..metas.len());
         }
     }
 
@@ -450,6 +438,20 @@ impl Ingest {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Rows on their way to the store. However the way ends, those that are left are back in the queue: none is lost uncounted.
+struct Group<'a> {
+    rows: Vec<Row>,
+    ingest: &'a Ingest,
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if !self.rows.is_empty() {
+            self.ingest.put_back(std::mem::take(&mut self.rows));
+        }
     }
 }
 

@@ -83,6 +83,8 @@ pub enum StoreError {
     Full(String),
     /// Trying again will not help.
     Broken(String),
+    /// Whoever takes the rows of a history stopped it, for this reason.
+    Stopped(std::io::Error),
 }
 
 impl fmt::Display for StoreError {
@@ -93,6 +95,7 @@ impl fmt::Display for StoreError {
             Self::Rejected { row, reason } => write!(f, "row {row} rejected: {reason}"),
             Self::Full(why) => write!(f, "no space left: {why}"),
             Self::Broken(why) => write!(f, "database error: {why}"),
+            Self::Stopped(why) => write!(f, "the rows are not taken: {why}"),
         }
     }
 }

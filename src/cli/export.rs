@@ -31,13 +31,15 @@ pub async fn run(invocation: &Invocation, wanted: &Export) -> Exit {
         complain(&format!("`--from` ({from}) is not before `--to` ({to})"), None);
         return Exit::Usage;
     }
-    let store = match engine::history(&settings.engine).await {
-        Ok(store) => store,
+    let archive = match engine::Archive::open(&settings.engine).await {
+        Ok(archive) => archive,
         Err(e) => return unreachable(&e),
     };
     let names = if wanted.metrics.is_empty() { Globs::all() } else { Globs::new(wanted.metrics.iter().cloned()) };
     let mut out = io::BufWriter::new(io::stdout());
-    let exported = export(store.as_ref(), &settings.expose, (from, to), &names, wanted.format, &mut out).await;
+    let exported =
+        export(archive.samples.as_ref(), &settings.expose, (from, to), &names, wanted.format, &mut out).await;
+    archive.close().await;
     let written = exported.and_then(|history| broken(out.flush()).map(|()| history));
     match written {
         Ok(history) => {
@@ -53,16 +55,17 @@ pub async fn run(invocation: &Invocation, wanted: &Export) -> Exit {
             Exit::Done
         }
         // The reader has enough (`| head`).
-        Err(StoreError::Broken(why)) if why.contains(CLOSED) => Exit::Done,
+        Err(StoreError::Stopped(e)) if e.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+        Err(StoreError::Stopped(e)) => {
+            complain(&format!("cannot write to standard output: {e}"), None);
+            Exit::Failed
+        }
         Err(e) => {
             complain(&e.to_string(), None);
             Exit::Failed
         }
     }
 }
-
-/// What a pipe without a reader says.
-const CLOSED: &str = "Broken pipe";
 
 /// Writes the rows with `from <= time < to` whose stored name passes `names`.
 pub async fn export(
@@ -90,7 +93,7 @@ pub async fn export(
 }
 
 fn broken(result: io::Result<()>) -> Result<(), StoreError> {
-    result.map_err(|e| StoreError::Broken(format!("cannot write: {e}")))
+    result.map_err(StoreError::Stopped)
 }
 
 fn csv_line(out: &mut (dyn Write + Send), row: &Stored) -> io::Result<()> {

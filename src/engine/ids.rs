@@ -86,8 +86,9 @@ impl fmt::Debug for Instance {
 /// Writes the number so that a crash leaves either no file or a whole one.
 fn keep(directory: &Path, number: &str) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let draft = directory.join(format!("instance.{number}.tmp"));
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    // Always the same name, so that a draft that a crash left is written over and not left for ever; the directory's lock keeps others away.
+    let draft = directory.join("instance.tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(format!("{number}\n").as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, directory.join("instance"))?;
@@ -102,6 +103,11 @@ impl Registered {
     /// From the numbers' texts; anything else among them is left out.
     pub fn new<S: Into<String>>(numbers: impl IntoIterator<Item = S>) -> Self {
         Self(numbers.into_iter().map(Into::into).filter(|n| Instance::parse(n).is_some()).collect())
+    }
+
+    /// Whether `instance` is one of them.
+    pub fn knows(&self, instance: Instance) -> bool {
+        self.0.contains(&instance.to_string())
     }
 
     /// These and `others`.

@@ -4,7 +4,8 @@
 //!   `SQLITE_BUSY_SNAPSHOT` at once, whatever the busy timeout (E-6).
 //! - Readers are opened read-only and carry a deadline in SQLite's progress handler: dropping the future of a query does not
 //!   stop it (E-5), the handler does.
-//! - The journal mode of a file that somebody else made is left alone. One that we make is set to WAL.
+//! - The journal mode of a file that somebody else made is left alone. One that we make is set to WAL, and so is one in which nothing is written
+//!   yet: a first start that was killed leaves such a file.
 //! - The database file is never opened by anything but SQLite: closing a descriptor of it drops all POSIX locks that this process holds on it.
 
 pub mod admin_key;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, Transaction};
 
 pub use opened::{Opened, check, history};
@@ -81,10 +82,6 @@ impl Database {
             .foreign_keys(false)
             // An insert of 500 rows is no log line; what fails is logged by who asked.
             .disable_statement_logging();
-        let writing = match made {
-            true => options.clone().create_if_missing(true).journal_mode(SqliteJournalMode::Wal),
-            false => options.clone(),
-        };
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)
@@ -94,11 +91,16 @@ impl Database {
             .after_release(|connection, _| {
                 Box::pin(async move { connection.ping().await.map(|()| !connection.is_in_transaction()) })
             })
-            .connect_with(writing)
+            .connect_with(options.clone().create_if_missing(made))
             .await
             .map_err(|e| cannot("open", &e))?;
         // A first read tells a file that is no database, or one that cannot be read, before anything is promised.
         sqlx::query("SELECT count(*) FROM sqlite_schema").execute(&writer).await.map_err(|e| cannot("read", &e))?;
+        let pages: i64 =
+            sqlx::query_scalar("PRAGMA page_count").fetch_one(&writer).await.map_err(|e| cannot("read", &e))?;
+        if create && pages == 0 {
+            sqlx::query("PRAGMA journal_mode = WAL").execute(&writer).await.map_err(|e| cannot("open", &e))?;
+        }
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .min_connections(0)

@@ -12,6 +12,7 @@ mod host;
 mod ladder;
 mod pages;
 mod prometheus;
+mod running;
 mod schema;
 mod shipped;
 mod store;

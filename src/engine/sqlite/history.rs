@@ -13,11 +13,12 @@ use serde_json::Value;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::Database;
+use super::errors::store_error;
 use super::times::millis;
 use crate::clock::Timestamp;
 use crate::sample::globs::Globs;
 use crate::sample::{Labels, tags};
-use crate::store::{History, Stored};
+use crate::store::{History, StoreError, Stored};
 
 /// What one name's rows may take: an hour is an export of a file that has grown far beyond its retention.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -79,8 +80,23 @@ pub(super) async fn read(
     to: Timestamp,
     names: &Globs,
     each: &mut (dyn FnMut(Stored) -> io::Result<()> + Send),
+) -> Result<History, StoreError> {
+    // Kept here, because sqlx has no error for it: its own of that kind means a lost connection.
+    let mut stopped = None;
+    let mut kept = |row: Stored| each(row).map_err(|e| stopped.insert(e).kind().into());
+    let read = read_all(database, Span { from, to }, names, &mut kept).await;
+    match stopped {
+        Some(why) => Err(StoreError::Stopped(why)),
+        None => read.map_err(store_error),
+    }
+}
+
+async fn read_all(
+    database: &Database,
+    span: Span,
+    names: &Globs,
+    each: &mut (dyn FnMut(Stored) -> io::Result<()> + Send),
 ) -> Result<History, sqlx::Error> {
-    let span = Span { from, to };
     let mut done = History::default();
     let mut reader = database.read(LIMIT).await?;
     let bad_times: i64 = sqlx::query_scalar(BAD_TIMES).fetch_one(&mut *reader).await?;

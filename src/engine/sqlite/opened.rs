@@ -33,7 +33,8 @@ impl Opened {
     pub async fn open(settings: &Settings, clock: &Clock, registry: &Registry) -> Result<(Self, Report), EngineError> {
         let app = Database::open(&path_of(&settings.url)?, settings.create).await?;
         let metrics = match &settings.metrics_url {
-            Some(url) => Some(Database::open(&path_of(url)?, settings.create).await?),
+            // The sidecar's own: `create` is there so that an application is not given an empty database.
+            Some(url) => Some(Database::open(&path_of(url)?, true).await?),
             None => None,
         };
         let report = schema::prepare(&app, metrics.as_ref(), settings, clock).await?;
@@ -82,24 +83,30 @@ async fn look(database: &Database) -> Result<Inventory, EngineError> {
 }
 
 /// Opens the database of samples for reading.
-pub async fn history(settings: &Settings) -> Result<Arc<dyn SampleStore>, EngineError> {
+pub async fn history(settings: &Settings) -> Result<(Database, Arc<dyn SampleStore>), EngineError> {
     let url = settings.metrics_url.as_ref().unwrap_or(&settings.url);
     let database = Database::open(&path_of(url)?, false).await?;
-    look(&database).await?.has("system_metrics", SAMPLE_COLUMNS).map_err(|missing| {
-        EngineError::new(format!("no history in `{}`: {missing}", database.path().display()))
-            .hint("`atlas-sidecar migrate` makes what is missing")
-    })?;
+    let usable = look(&database).await.and_then(|inventory| {
+        inventory.has("system_metrics", SAMPLE_COLUMNS).map_err(|missing| {
+            EngineError::new(format!("no history in `{}`: {missing}", database.path().display()))
+                .hint("`atlas-sidecar migrate` makes what is missing")
+        })
+    });
+    if let Err(e) = usable {
+        database.close().await;
+        return Err(e);
+    }
     // Reading needs no number of ours; nothing is registered.
     let instance = Instance::parse("000000000000").ok_or_else(|| EngineError::new("no instance"))?;
-    Ok(Arc::new(Samples::new(database, instance)))
+    Ok((database.clone(), Arc::new(Samples::new(database, instance))))
 }
 
 /// Looks at the databases and tries the queries; a line each.
 pub async fn check(settings: &Settings) -> Vec<(String, Result<String, EngineError>)> {
     let mut lines = Vec::new();
-    let urls = [("database.url", Some(&settings.url)), ("database.metrics_url", settings.metrics_url.as_ref())];
-    for (key, url) in urls.into_iter().filter_map(|(key, url)| Some((key, url?))) {
-        lines.push((key.to_owned(), check_file(url, settings).await));
+    lines.push(("database.url".to_owned(), check_file(&settings.url, settings.create).await));
+    if let Some(url) = &settings.metrics_url {
+        lines.push(("database.metrics_url".to_owned(), check_file(url, true).await));
     }
     let app = match path_of(&settings.url) {
         Ok(path) if path.exists() => Database::open(&path, false).await,
@@ -117,9 +124,9 @@ pub async fn check(settings: &Settings) -> Vec<(String, Result<String, EngineErr
 }
 
 /// What the file at `url` is, and what `migrate` would do to it.
-async fn check_file(url: &str, settings: &Settings) -> Result<String, EngineError> {
+async fn check_file(url: &str, create: bool) -> Result<String, EngineError> {
     let path = path_of(url)?;
-    if !path.exists() && settings.create {
+    if !path.exists() && create {
         return Ok(format!("`{}` does not exist yet; `run` makes it", path.display()));
     }
     let database = Database::open(&path, false).await?;

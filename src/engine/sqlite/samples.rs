@@ -58,8 +58,12 @@ impl Samples {
         Self { database, instance }
     }
 
-    /// Makes this instance's rows known as ours, now and after its state directory is lost.
+    /// Makes this instance's rows known as ours, now and after its state directory is lost. One that is known already asks for no write lock:
+    /// an application at a long transaction must not keep a restarted sidecar away.
     pub async fn register(&self, host: &str, now: Timestamp) -> Result<(), StoreError> {
+        if registered(&self.database).await.map_err(store_error)?.knows(self.instance) {
+            return Ok(());
+        }
         let value = serde_json::json!({ "host": host, "first_seen": now.to_rfc3339() }).to_string();
         let mut tx = self.database.write().await.map_err(store_error)?;
         sqlx::query("INSERT INTO sidecar_state (key, value, updated_at) VALUES (?, ?, ?) ON CONFLICT(key) DO NOTHING")
@@ -136,7 +140,7 @@ impl SampleStore for Samples {
         names: &'a Globs,
         each: &'a mut (dyn FnMut(Stored) -> io::Result<()> + Send),
     ) -> Pending<'a, Result<History, StoreError>> {
-        Box::pin(async move { history::read(&self.database, from, to, names, each).await.map_err(store_error) })
+        Box::pin(async move { history::read(&self.database, from, to, names, each).await })
     }
 }
 

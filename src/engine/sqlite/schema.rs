@@ -72,7 +72,7 @@ pub async fn migrate(settings: &Settings, options: MigrateOptions, clock: &Clock
             report.files.push(file);
             continue;
         }
-        let database = Database::open(&path, settings.create).await?;
+        let database = Database::open(&path, may_be_made(part, settings)).await?;
         let mut work = Work::new(&database, (part, Scope::All), &settings.full_text, &options.key_sink, clock);
         let done = complete(&mut work, &mut report).await;
         database.close().await;
@@ -151,22 +151,31 @@ async fn glance(work: &Work<'_>) -> Option<Plan> {
 /// What a migration of the file at `path` would do.
 async fn foresee(path: &Path, part: Part, settings: &Settings, sink: &KeySink) -> Result<FileReport, EngineError> {
     let made = !path.exists();
-    if made && !settings.create {
+    if made && !may_be_made(part, settings) {
         return Err(EngineError::new(format!("database `{}` does not exist", path.display()))
             .hint("correct `database.url`, or set `database.create = true` if a new one is wanted there"));
     }
     let inventory = if made { Inventory::default() } else { look(path).await? };
     let plan = plan(&inventory, part, Scope::All, full_text(part, settings))?;
-    let makes_key = plan.steps.iter().any(|s| matches!(s.action, plan::Action::AdminKey(_)));
+    let key = plan.steps.iter().find_map(|step| match step.action {
+        plan::Action::AdminKey { first, .. } => Some(first),
+        _ => None,
+    });
     let mut file = FileReport { made, ..FileReport::new(path) };
     file.steps = plan.steps.into_iter().map(|s| s.what).collect();
     (file.notes, file.warnings) = (plan.notes, plan.warnings);
-    if let (true, KeySink::File(directory)) =
-        (makes_key && matches!(sink, KeySink::File(f) if admin_key::exists(f)), sink)
+    if let (Some(first), KeySink::File(directory)) = (key, sink)
+        && admin_key::exists(directory)
+        && (!first || admin_key::left_behind(directory).is_none())
     {
         file.warnings.push(admin_key::taken(directory).to_string());
     }
     Ok(file)
+}
+
+/// Whether a missing file is no mistake. The samples' own never is: `database.create` is there so that an application is not given an empty database.
+fn may_be_made(part: Part, settings: &Settings) -> bool {
+    settings.create || part == Part::Metrics
 }
 
 fn full_text(part: Part, settings: &Settings) -> &[FullText] {

@@ -8,7 +8,8 @@
 //! 2. rows behind the last rowid are read;
 //! 3. where that cannot be trusted, everything is built anew from the last 200,000 rows: when the row at the last rowid
 //!    is gone or another one (rowids are given again after deletes, and VACUUM renumbers them), when a series lost its row and an
-//!    older one may count again, when more rows came than a rebuild reads, and every 15 minutes for the changes of rows that are not held.
+//!    older one may count again, when more rows came than a rebuild reads, when another sidecar has registered, and every 15 minutes
+//!    for the changes of rows that are not held.
 //!
 //! Own rows are known by their ids and left out in SQL, before they cost anything. Rows without id, with values that are no
 //! numbers, with tags that are no object, and with times that cannot be read are counted by reason and never shown (V-7, V-8, V-11, T-2, T-4).
@@ -167,13 +168,17 @@ impl Table {
         // Taken out: a collection that fails or is dropped half-way leaves nothing half-followed behind.
         let before = self.followed.take();
         let known = before.as_ref().map(|f| f.held.keys()).unwrap_or_default();
+        // Each time: a sidecar that has come since registers before it writes, and its rows are not the application's.
+        let registered = samples::registered(&self.metrics).await?.and(samples::registered(&self.app).await?);
         let followed = match before {
-            Some(followed) if followed.fresh(now) => self.follow(followed, now).await?,
+            Some(followed) if followed.fresh(now) && followed.registered == registered => {
+                self.follow(followed, now).await?
+            }
             _ => None,
         };
         let followed = match followed {
             Some(followed) => followed,
-            None => self.rebuild(Held::expecting(known, MOST), now).await?,
+            None => self.rebuild(Held::expecting(known, MOST), registered, now).await?,
         };
         self.own.show(&followed);
         self.followed = Some(followed);
@@ -187,9 +192,8 @@ impl Table {
         followed.follow(&mut snapshot, now).await
     }
 
-    async fn rebuild(&self, held: Held, now: Timestamp) -> Result<Followed, sqlx::Error> {
+    async fn rebuild(&self, held: Held, registered: Registered, now: Timestamp) -> Result<Followed, sqlx::Error> {
         self.own.rebuilds.inc();
-        let registered = samples::registered(&self.metrics).await?.and(samples::registered(&self.app).await?);
         let metas = samples::metas(&self.metrics).await?;
         let mut reader = self.app.read(self.limit).await?;
         let mut snapshot = reader.begin().await?;

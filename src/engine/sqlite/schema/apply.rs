@@ -174,8 +174,9 @@ impl<'a> Work<'a> {
             Action::Own(migration) => self.own(connection, migration).await.map(|()| Outcome::Done),
             Action::FillFullText(index) => self.fill(connection, index).await,
             Action::FillAccessCount => self.fill_access_count(connection, after).await,
-            Action::AdminKey(columns) => {
-                let key = admin_key::generate().map_err(Failure::Broken)?;
+            Action::AdminKey { columns, first } => {
+                let left = if *first { self.key_left_behind() } else { None };
+                let key = left.map_or_else(admin_key::generate, Ok).map_err(Failure::Broken)?;
                 self.insert_key(connection, columns, &key).await.map(|()| Outcome::Key(key))
             }
         };
@@ -218,6 +219,13 @@ impl<'a> Work<'a> {
         }
         self.record(connection, ATLAS, SEARCH_ENHANCEMENT, "").await?;
         Ok(Outcome::Done)
+    }
+
+    fn key_left_behind(&self) -> Option<Secret> {
+        match self.sink {
+            KeySink::File(directory) => admin_key::left_behind(directory),
+            KeySink::Terminal => None,
+        }
     }
 
     async fn insert_key(
@@ -274,12 +282,13 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Commits. A key for a file is on the disk before, and gone again if the commit fails.
+    /// Commits. A key for a file is on the disk before, and gone again if the commit fails, unless it was there before us.
     async fn commit(
         &self,
         transaction: Transaction<'static, Sqlite>,
         key: Option<Secret>,
     ) -> Result<Option<MadeKey>, Failure> {
+        let was_there = key.is_some() && self.key_left_behind().is_some();
         let made = match (key, self.sink) {
             (None, _) => None,
             (Some(key), KeySink::Terminal) => Some(MadeKey::Shown(key)),
@@ -288,7 +297,7 @@ impl<'a> Work<'a> {
             }
         };
         if let Err(error) = transaction.commit().await {
-            if let Some(MadeKey::Written(path)) = &made {
+            if let (Some(MadeKey::Written(path)), false) = (&made, was_there) {
                 admin_key::withdraw(path);
             }
             return Err(failure("commit", self.database.path(), &error));

@@ -46,7 +46,12 @@ pub enum Action {
     /// Copies the text and publishes the index.
     FillFullText(full_text::Index),
     /// Migration 001: the first admin key, and its record. The columns are those of the row that the table has.
-    AdminKey(Vec<&'static str>),
+    AdminKey {
+        /// The columns that get a value.
+        columns: Vec<&'static str>,
+        /// Whether this database never had one made: then a key that a start left behind that was killed here may be taken.
+        first: bool,
+    },
 }
 
 /// The columns of the admin key's row; without the first four it makes no sense.
@@ -247,7 +252,10 @@ impl Planner {
         };
         match why {
             Some(why) => self.note(format!("no admin key is made in `api_keys`: {why}")),
-            None => self.step(format!("migration {version:03} ({name}): make an admin key"), Action::AdminKey(present)),
+            None => {
+                let action = Action::AdminKey { columns: present, first: !self.then.applied(ATLAS, version) };
+                self.step(format!("migration {version:03} ({name}): make an admin key"), action);
+            }
         }
     }
 
@@ -316,7 +324,7 @@ mod tests {
         for scope in [Scope::All, Scope::Guest] {
             let plan = planned(&Inventory::default(), Part::Whole, scope);
             assert!(plan.together && plan.pending.is_empty() && plan.notes.is_empty());
-            assert!(matches!(plan.steps.last().unwrap().action, Action::AdminKey(_)));
+            assert!(matches!(plan.steps.last().unwrap().action, Action::AdminKey { first: true, .. }));
             for table in seed::TABLES {
                 assert!(steps(&plan).contains(&format!("create table `{}`", table.name)));
             }
@@ -399,7 +407,7 @@ mod tests {
         const ALL: &[&str] = &["id", "name", "key_hash", "permissions"];
         let outcome = |inventory: &Inventory| {
             let plan = planned(inventory, Part::Whole, Scope::All);
-            (plan.steps.iter().any(|s| matches!(s.action, Action::AdminKey(_))), plan.notes.join("\n"))
+            (plan.steps.iter().any(|s| matches!(s.action, Action::AdminKey { .. })), plan.notes.join("\n"))
         };
         let mut inventory = database(&[("api_keys", Kind::Table, ALL)]);
         assert!(outcome(&inventory).0);
