@@ -58,6 +58,9 @@ const MOST_NAMES: usize = 100_000;
 /// The most rows that wait, whatever the number of batches: some 80 MB. The newest batch is never the one to go.
 const MOST_ROWS: usize = 250_000;
 
+/// Single rows of a group that the store may reject before the rest of the group is given up.
+const MOST_REJECTIONS: usize = 100;
+
 /// How long shutting down may wait for the database.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -154,6 +157,9 @@ pub struct Ingest {
 #[derive(Default)]
 struct Queue {
     batches: VecDeque<(Instant, VecDeque<Row>)>,
+    /// A group that was being written when that was interrupted. It stays a group of its own: the store may have it already, and knows it only whole.
+    again: Option<Vec<Row>>,
+    /// Of all the above.
     rows: usize,
     /// Kinds and helps not told to the store yet, and all that it knows.
     new_metas: Vec<Meta>,
@@ -183,6 +189,15 @@ impl Ingest {
             last_success: telemetry::gauge(registry, &LAST_SUCCESS),
             rows_today: telemetry::int_gauge(registry, &ROWS_TODAY),
         };
+        // There at zero, so that the first one is an increase.
+        for reason in
+            ["not_finite", "name_too_long", "budget", "queue_full", "no_table", "store_error", "constraint", "shutdown"]
+        {
+            metrics.dropped.with_label_values(&[reason]).inc_by(0);
+        }
+        for reason in ["busy", "full", "taken"] {
+            metrics.retries.with_label_values(&[reason]).inc_by(0);
+        }
         telemetry::int_gauge(registry, &QUEUE_LIMIT).set(i64::try_from(settings.queue_batches).unwrap_or(i64::MAX));
         telemetry::int_gauge(registry, &ROW_BUDGET).set(i64::try_from(settings.rows_per_day).unwrap_or(i64::MAX));
         let queue = Queue { day: Some(clock.now().midnight()), rows_today, ..Queue::default() };
@@ -254,7 +269,7 @@ impl Ingest {
             }
         };
         if tokio::time::timeout(DRAIN_LIMIT, drain).await.is_err() {
-            let left = self.take(usize::MAX).len();
+            let left = std::mem::take(&mut self.lock().rows);
             self.drop_rows("shutdown", left);
             warn!(rows = left, "the database did not take the last rows in time");
         }
@@ -323,6 +338,7 @@ impl Ingest {
             let due = {
                 let queue = self.lock();
                 match queue.batches.front() {
+                    _ if queue.again.is_some() => return,
                     Some(_) if queue.rows >= self.settings.batch_rows => return,
                     Some((since, _)) => Some(*since + self.settings.batch_age),
                     None => None,
@@ -343,7 +359,7 @@ impl Ingest {
     async fn write_group(&self, store: &dyn SampleStore) {
         self.describe(store).await;
         let mut group = Group { rows: self.take(self.settings.batch_rows), ingest: self };
-        let mut failures = 0;
+        let (mut failures, mut rejections) = (0, 0);
         while !group.rows.is_empty() {
             let started = Instant::now();
             let rows = &mut group.rows;
@@ -351,8 +367,16 @@ impl Ingest {
                 Ok(appended) => return self.acknowledged(appended, std::mem::take(rows).len(), started, failures),
                 Err(StoreError::Rejected { row, reason }) if row < rows.len() => {
                     let rejected = rows.remove(row);
-                    warn!(metric = rejected.name, reason, "the store rejected a sample");
-                    self.drop_rows(reason, 1);
+                    if rejections == 0 {
+                        warn!(
+                            metric = rejected.name,
+                            reason, "the store rejected a sample; others of its group are only counted"
+                        );
+                    }
+                    rejections += 1;
+                    // Each costs a transaction. A table that refuses this many refuses them all, and the application waits meanwhile.
+                    let given_up = if rejections < MOST_REJECTIONS { 0 } else { std::mem::take(rows).len() };
+                    self.drop_rows(reason, 1 + given_up);
                     continue;
                 }
                 Err(StoreError::Taken) => {
@@ -361,7 +385,7 @@ impl Ingest {
                 }
                 Err(e @ StoreError::Busy(_)) => {
                     if failures == 0 {
-                        info!(rows = rows.len(), error = %e, "the database is busy, trying again");
+                        info!(rows = rows.len(), error = %e, "the database does not take rows now, trying again");
                     }
                     (Some(BACKOFF), "busy")
                 }
@@ -401,12 +425,18 @@ impl Ingest {
         }
     }
 
-    /// Takes whole batches up to `limit` rows, and at least one; a batch beyond the limit is split.
+    /// Takes an interrupted group, or batches up to `limit` rows; a batch beyond the limit is split.
     fn take(&self, limit: usize) -> Vec<Row> {
         let mut queue = self.lock();
-        let mut rows = Vec::new();
-        while let Some((since, mut batch)) = queue.batches.pop_front() {
+        let again = queue.again.take();
+        let fresh = again.is_none();
+        let mut rows = again.unwrap_or_default();
+        while fresh && let Some((since, mut batch)) = queue.batches.pop_front() {
             let room = limit - rows.len();
+            if room == 0 {
+                queue.batches.push_front((since, batch));
+                break;
+            }
             rows.extend(batch.drain(..room.min(batch.len())));
             if !batch.is_empty() {
                 queue.batches.push_front((since, batch));
@@ -421,7 +451,7 @@ impl Ingest {
     fn put_back(&self, rows: Vec<Row>) {
         let mut queue = self.lock();
         queue.rows += rows.len();
-        queue.batches.push_front((Instant::now(), rows.into()));
+        queue.again = Some(rows);
     }
 
     fn drop_rows(&self, reason: &str, rows: usize) {
@@ -539,7 +569,7 @@ mod tests {
         let own = telemetry::gather(registry, NOON);
         let family = own.families.into_iter().find(|f| f.name == DROPPED.name);
         let count = |s: crate::sample::Sample| (s.labels.get("reason").unwrap().to_owned(), s.value);
-        family.into_iter().flat_map(|f| f.samples).map(count).collect()
+        family.into_iter().flat_map(|f| f.samples).map(count).filter(|(_, n)| *n > 0.0).collect()
     }
 
     async fn drained(ingest: &Arc<Ingest>) {
@@ -588,6 +618,36 @@ mod tests {
         assert_eq!(store.taken.lock().unwrap().iter().map(|r| r.value).collect::<Vec<_>>(), [1.0, 3.0]);
         assert_eq!(dropped(&registry), [("overflow".to_owned(), 1.0)]);
         assert_eq!(ingest.written(), 2);
+    }
+
+    /// A group that is interrupted while the store may be committing it comes back alone: mixed with others, its ids would look taken by
+    /// somebody else, and its rows would be stored again under new ones.
+    #[tokio::test(start_paused = true)]
+    async fn an_interrupted_group_is_tried_again_as_it_was() {
+        let (ingest, store, _, _) = ingest(settings(), vec![StoreError::Busy("locked".to_owned())]);
+        ingest.offer(&|_| true, batch(&[1.0; 3]));
+        let tasks = Tasks::new();
+        let (writer, stop) = (Arc::clone(&ingest), tasks.stop_token());
+        tasks.spawn("writer", async move { writer.run(stop).await });
+        // The group is due after five seconds, fails at once, and waits for its next try when the stop comes.
+        tokio::time::sleep(Duration::from_millis(5010)).await;
+        ingest.offer(&|_| true, batch(&[2.0; 3]));
+        tasks.stop().await;
+        let tried = store.tried.lock().unwrap();
+        assert_eq!(tried.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 3]);
+        assert_eq!(tried[0], tried[1]);
+        assert_eq!(store.taken.lock().unwrap().len(), 6);
+    }
+
+    /// A table that refuses every row is not asked two thousand times a group.
+    #[tokio::test(start_paused = true)]
+    async fn a_table_that_refuses_everything_is_not_asked_for_ever() {
+        let script = (0..200).map(|_| StoreError::Rejected { row: 0, reason: "constraint" }).collect();
+        let (ingest, store, _, registry) = ingest(Settings { batch_rows: 500, ..settings() }, script);
+        ingest.offer(&|_| true, batch(&[1.0; 500]));
+        drained(&ingest).await;
+        assert_eq!(store.tried.lock().unwrap().len(), MOST_REJECTIONS);
+        assert_eq!(dropped(&registry), [("constraint".to_owned(), 500.0)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,13 +21,18 @@ pub mod stats;
 pub mod table;
 pub mod times;
 
+use std::io;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, Transaction};
+
+use tracing::warn;
 
 pub use opened::{Opened, check, history};
 
@@ -45,8 +50,28 @@ pub struct Database {
     path: PathBuf,
     /// Whether this process made the file.
     made: bool,
+    pools: Arc<Mutex<Pools>>,
+}
+
+/// The connections to one file.
+#[derive(Clone, Debug)]
+struct Pools {
+    file: FileId,
     writer: SqlitePool,
     readers: SqlitePool,
+    /// Apart from the readers, so that a configured query that takes long keeps no collector waiting.
+    queries: SqlitePool,
+}
+
+/// Device and inode: what a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId(u64, u64);
+
+impl FileId {
+    /// Asks for attributes only: the file itself is SQLite's to open.
+    fn of(path: &Path) -> io::Result<Self> {
+        std::fs::metadata(path).map(|about| Self(about.dev(), about.ino()))
+    }
 }
 
 /// The path in `sqlite://PATH` (or `sqlite:PATH`).
@@ -75,45 +100,21 @@ impl Database {
                 std::fs::create_dir_all(folder).map_err(|e| cannot("make the folder of", &e))?;
             }
         }
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .busy_timeout(BUSY_TIMEOUT)
-            .synchronous(SqliteSynchronous::Normal)
-            .foreign_keys(false)
-            // An insert of 500 rows is no log line; what fails is logged by who asked.
-            .disable_statement_logging();
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            // SQLite ends a transaction by itself on some errors (a full disk, I/O); sqlx then still counts it as open and would refuse
-            // every later one. Such a connection is closed, the pool opens another. The ping waits for a rollback under way.
-            .after_release(|connection, _| {
-                Box::pin(async move { connection.ping().await.map(|()| !connection.is_in_transaction()) })
-            })
-            .connect_with(options.clone().create_if_missing(made))
-            .await
-            .map_err(|e| cannot("open", &e))?;
+        let pools = Pools::open(path, made).await.map_err(|e| cannot("open", &e))?;
         // A first read tells a file that is no database, or one that cannot be read, before anything is promised.
-        sqlx::query("SELECT count(*) FROM sqlite_schema").execute(&writer).await.map_err(|e| cannot("read", &e))?;
+        sqlx::query("SELECT count(*) FROM sqlite_schema")
+            .execute(&pools.writer)
+            .await
+            .map_err(|e| cannot("read", &e))?;
         let pages: i64 =
-            sqlx::query_scalar("PRAGMA page_count").fetch_one(&writer).await.map_err(|e| cannot("read", &e))?;
+            sqlx::query_scalar("PRAGMA page_count").fetch_one(&pools.writer).await.map_err(|e| cannot("read", &e))?;
         if create && pages == 0 {
-            sqlx::query("PRAGMA journal_mode = WAL").execute(&writer).await.map_err(|e| cannot("open", &e))?;
+            sqlx::raw_sql("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")
+                .execute(&pools.writer)
+                .await
+                .map_err(|e| cannot("open", &e))?;
         }
-        let readers = SqlitePoolOptions::new()
-            .max_connections(2)
-            .min_connections(0)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with(
-                options
-                    .read_only(true)
-                    .pragma("query_only", "ON")
-                    // KiB: two readers with SQLite's default of 2 MB each would be a fifth of our memory.
-                    .pragma("cache_size", "-512"),
-            );
-        Ok(Self { path: path.to_owned(), made, writer, readers })
+        Ok(Self { path: path.to_owned(), made, pools: Arc::new(Mutex::new(pools)) })
     }
 
     /// Where the file is.
@@ -128,27 +129,110 @@ impl Database {
 
     /// Begins a transaction that holds the write lock from its start. Keep it short, await nothing foreign in it.
     pub async fn write(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-        self.writer.begin_with("BEGIN IMMEDIATE").await
+        self.pools().await?.writer.begin_with("BEGIN IMMEDIATE").await
     }
 
     /// A read-only connection whose statements are interrupted once `limit` is over.
     pub async fn read(&self, limit: Duration) -> Result<Reader, sqlx::Error> {
-        let deadline = Instant::now() + limit;
-        let mut connection = self.readers.acquire().await?;
-        // Set anew at each acquire, so the expired handler of the last user never meets this one.
-        connection.lock_handle().await?.set_progress_handler(STEPS_PER_LOOK, move || Instant::now() < deadline);
-        Ok(Reader(connection))
+        Reader::of(&self.pools().await?.readers, limit).await
+    }
+
+    /// The same for a configured query: these take turns on a connection of their own.
+    pub async fn read_for_query(&self, limit: Duration) -> Result<Reader, sqlx::Error> {
+        Reader::of(&self.pools().await?.queries, limit).await
     }
 
     /// Closes all connections.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        let pools = self.lock().clone();
+        pools.queries.close().await;
+        pools.readers.close().await;
+        pools.writer.close().await;
+    }
+
+    /// The connections to the file that is at the path now. A file that was replaced (restored by hand, say) lives on for whoever has it open:
+    /// what we wrote there would be acknowledged and never seen again.
+    async fn pools(&self) -> Result<Pools, sqlx::Error> {
+        let there = FileId::of(&self.path)?;
+        let held = self.lock().clone();
+        if held.file == there {
+            return Ok(held);
+        }
+        let opened = Pools::open(&self.path, false).await?;
+        let mut pools = self.lock();
+        if pools.file != opened.file {
+            warn!(database = %self.path.display(), "the database file was replaced, the new one is opened");
+            *pools = opened;
+        }
+        Ok(pools.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pools> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pools {
+    async fn open(path: &Path, create: bool) -> Result<Self, sqlx::Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(BUSY_TIMEOUT)
+            .synchronous(SqliteSynchronous::Normal)
+            .foreign_keys(false)
+            // An insert of 500 rows is no log line; what fails is logged by who asked.
+            .disable_statement_logging();
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                // Waiting for a connection is bounded by each source's timeout and told by its health, not by sqlx's log.
+                .acquire_slow_threshold(Duration::from_secs(3600))
+        };
+        let writer = pool(1)
+            // NORMAL can lose the last commits in a power cut, but keeps the file whole, in WAL mode only. A guest takes no such risk with others' files.
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await?;
+                    if mode != "wal" {
+                        sqlx::query("PRAGMA synchronous = FULL").execute(connection).await?;
+                    }
+                    Ok(())
+                })
+            })
+            // SQLite ends a transaction by itself on some errors (a full disk, I/O); sqlx then still counts it as open and would refuse
+            // every later one. Such a connection is closed, the pool opens another. The ping waits for a rollback under way.
+            .after_release(|connection, _| {
+                Box::pin(async move { connection.ping().await.map(|()| !connection.is_in_transaction()) })
+            })
+            .connect_with(options.clone().create_if_missing(create))
+            .await?;
+        let reading = options
+            .read_only(true)
+            .pragma("query_only", "ON")
+            // KiB: readers with SQLite's default of 2 MB each would be a fifth of our memory.
+            .pragma("cache_size", "-512");
+        Ok(Self {
+            file: FileId::of(path)?,
+            writer,
+            readers: pool(2).connect_lazy_with(reading.clone()),
+            queries: pool(1).connect_lazy_with(reading),
+        })
     }
 }
 
 /// A read-only connection with a deadline.
 pub struct Reader(PoolConnection<Sqlite>);
+
+impl Reader {
+    async fn of(pool: &SqlitePool, limit: Duration) -> Result<Self, sqlx::Error> {
+        let deadline = Instant::now() + limit;
+        let mut connection = pool.acquire().await?;
+        // Set anew at each acquire, so the expired handler of the last user never meets this one.
+        connection.lock_handle().await?.set_progress_handler(STEPS_PER_LOOK, move || Instant::now() < deadline);
+        Ok(Self(connection))
+    }
+}
 
 impl Deref for Reader {
     type Target = SqliteConnection;

@@ -102,6 +102,7 @@ fn target(name: &str, page: &str, metrics: &[&str], counters: &Arc<http::Metrics
     });
     let target = http::Target {
         name: name.to_owned(),
+        shown: url.clone(),
         url,
         interval: MINUTE,
         timeout: Duration::from_secs(10),

@@ -8,6 +8,7 @@ use crate::store::StoreError;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
 const NOMEM: i32 = 7;
+const READONLY: i32 = 8;
 const INTERRUPT: i32 = 9;
 const IOERR: i32 = 10;
 const CORRUPT: i32 = 11;
@@ -54,6 +55,10 @@ pub fn store_error(error: sqlx::Error) -> StoreError {
         Some(FULL | IOERR_WRITE | IOERR_SHMSIZE) => StoreError::Full(why),
         Some(code) => match code & 0xff {
             BUSY | LOCKED | PROTOCOL | INTERRUPT | SCHEMA | NOMEM => StoreError::Busy(why),
+            // Descriptors come back, disks and mounts too, and a table that is missing may be in the middle of the application's own migration.
+            // The queue bounds how long that is hoped for.
+            IOERR | CANTOPEN | READONLY => StoreError::Busy(why),
+            _ if is_missing_table(&error) => StoreError::Busy(why),
             _ => StoreError::Broken(why),
         },
         None => match error {

@@ -15,7 +15,9 @@ use std::collections::HashSet;
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 use sqlx::sqlite::{SqliteRow, SqliteValueRef};
-use sqlx::{AssertSqlSafe, Column, Decode, Executor, Row as _, SqlSafeStr, Sqlite, Statement, TypeInfo, ValueRef};
+use sqlx::{
+    AssertSqlSafe, Column, Connection, Decode, Executor, Row as _, SqlSafeStr, Sqlite, Statement, TypeInfo, ValueRef,
+};
 
 use super::Database;
 use super::errors::collect_error;
@@ -68,14 +70,18 @@ impl Queried {
 
     async fn run(&self, batch: &mut Batch) -> Result<(), CollectError> {
         let sql = self.sql.clone().map_err(CollectError::Malformed)?;
-        let mut reader = self.database.read(self.query.timeout).await.map_err(collect_error)?;
+        let mut reader = self.database.read_for_query(self.query.timeout).await.map_err(collect_error)?;
+        // Under one snapshot: a table that changes between preparing and running gives the statement other columns than sqlx asked it
+        // for, which ends sqlx's worker. Reading the schema first makes this connection notice what changed before.
+        let mut snapshot = reader.begin().await.map_err(collect_error)?;
+        sqlx::query("SELECT count(*) FROM sqlite_schema").execute(&mut *snapshot).await.map_err(collect_error)?;
         let mut taking = Taking { queried: self, batch, columns: None, seen: HashSet::new(), rows: 0 };
         // Rows are taken one by one: a `SELECT *` may carry large columns that nobody asked for. The statement is not kept:
         // its columns are asked anew each time, for `SELECT *` changes with its table.
         sqlx::query(AssertSqlSafe(sql))
             .persistent(false)
             .try_map(|row| taking.take(&row).map_err(|e| sqlx::Error::Decode(Box::new(e))))
-            .fetch_all(&mut *reader)
+            .fetch_all(&mut *snapshot)
             .await
             .map(drop)
             .map_err(collect_error)
@@ -129,7 +135,7 @@ impl Collector for Queried {
 /// Whether `query` may run and has the columns that it promises: it is prepared, not run.
 pub async fn prepare_query(database: &Database, query: &Query) -> Result<(), String> {
     let sql = bounded(query)?;
-    let mut reader = database.read(query.timeout).await.map_err(|e| e.to_string())?;
+    let mut reader = database.read_for_query(query.timeout).await.map_err(|e| e.to_string())?;
     let prepared = (&mut *reader).prepare(AssertSqlSafe(sql).into_sql_str()).await.map_err(|e| e.to_string())?;
     Columns::find(query, prepared.columns().iter().map(Column::name)).map(drop)
 }
