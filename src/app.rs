@@ -1,7 +1,7 @@
 //! The composition root: settings → parts → running tasks → orderly shutdown. Knows everyone; nobody knows it.
 //!
-//! Start: lock the state directory, open the engine (69 if the database cannot be had), bind the server, start the sources. Each step
-//! is a latch of `/-/ready`. Shutdown goes the other way: sources stop, the queue drains under a deadline, the database is closed, and the
+//! Start: lock the state directory, bind the server, open the engine (69 if the database cannot be had), answer, start the sources. Each
+//! step is a latch of `/-/ready`. Shutdown goes the other way: sources stop, the queue drains under a deadline, the database is closed, and the
 //! server goes last, so that `/-/ready` tells the truth while draining.
 //!
 //! SIGHUP reads the configuration again. What can change while running does (sources, exposition, log level); a file with mistakes
@@ -89,17 +89,22 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     let _lock = lock_state(&settings.state_directory)?;
 
     let ready = Readiness::new(LATCHES);
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let engine = Engine::open(&settings.engine, &host, &clock, &registry).await?;
-    tell(engine.report());
-    ready.reach("database");
+    // Bound before the database is touched: an address that is taken must not leave a new database behind.
     let server =
         Server::bind(&settings.server, &registry, clock.clone()).map_err(|e| Failure::Failed(e.to_string()))?;
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let engine = tokio::select! {
+        engine = Engine::open(&settings.engine, &host, &clock, &registry) => engine?,
+        // Somebody may hold the database for long; whoever waits with us may give up.
+        () = signals.end() => return Ok(()),
+    };
+    tell(engine.report());
+    ready.reach("database");
     let parts = Parts::new(&settings, &engine, host, &clock, &registry);
     let server_stop = CancellationToken::new();
     let (server_tasks, writer_tasks) = (Tasks::new(), Tasks::new());
     let address = server.address();
-    info!(database = %crate::secret::redacted_url(&settings.engine.url), stores = engine.samples().is_some(), "database opened");
+    info!(database = %crate::secret::redacted_url(&settings.engine.url), "database opened");
     let serving = server.serve(parts.routes(ready.clone(), clock.clone()), server_stop.clone());
     server_tasks.spawn("server", serving);
     ready.reach("server");
@@ -212,7 +217,7 @@ impl Parts {
                 ready: ready.state() == crate::expose::health::State::Ready,
                 series: latest.len() as u64,
                 rows_stored: ingest.written(),
-                rows_rejected: ingest.dropped(),
+                samples_dropped: ingest.dropped(),
                 sources: rows_of(&board),
             })
         };
@@ -277,6 +282,11 @@ impl App {
         let known = names.iter().cloned().chain([OWN_SOURCE.to_owned()]).collect();
         *self.parts.names.lock().unwrap_or_else(PoisonError::into_inner) = known;
         info!(sources = names.len(), interval = ?self.settings.scrape.interval, "collecting");
+        if self.engine.samples().is_none() {
+            warn!(
+                "nothing is stored: the database had no table `system_metrics` at the start; `atlas-sidecar migrate` makes it, then start again"
+            );
+        }
         self.running = Tasks::new();
         for source in sources {
             let (runner, stop) = (self.parts.runner.clone(), self.running.stop_token());
@@ -386,6 +396,11 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// Returns when the process is to end, whatever else is asked of it before.
+    async fn end(&mut self) {
+        while let Signal::Reload = self.next().await {}
     }
 
     async fn next(&mut self) -> Signal {

@@ -171,9 +171,20 @@ impl Archive {
     }
 }
 
-/// Looks at the database and tries every configured query; one line each, with whether it is good.
-pub async fn check(settings: &Settings) -> Vec<(String, Result<String, EngineError>)> {
-    sqlite::check(settings).await
+/// How something is that `check` looked at.
+#[derive(Debug)]
+pub enum Checked {
+    /// As it should be.
+    Good(String),
+    /// `run` would work, but not wholly.
+    Look(String),
+    /// `run` would not work.
+    Bad(EngineError),
+}
+
+/// Looks at the database and tries every configured query; one line each.
+pub async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Checked)> {
+    sqlite::check(settings, clock).await
 }
 
 /// Brings the schema up to date.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{Exit, Invocation, json_line, load, print};
 use crate::clock::Clock;
 use crate::config::{Loaded, Settings, redacted};
-use crate::engine::{self, EngineError};
+use crate::engine::{self, Checked};
 use crate::sample::Batch;
 use crate::scrape::http;
 
@@ -98,15 +98,12 @@ pub async fn checks(loaded: &Loaded) -> Vec<Check> {
 }
 
 async fn databases(settings: &Settings) -> Vec<Check> {
-    let line = |(name, result): (String, Result<String, EngineError>)| {
-        let query = name.starts_with("scrape.");
-        match result {
-            Ok(detail) => Check::new(name, Outcome::Ok, detail),
-            Err(e) if query => Check::new(name, Outcome::Fail, e.message),
-            Err(e) => Check::new(name, Outcome::Unreachable, e.message),
-        }
+    let line = |(name, checked)| match checked {
+        Checked::Good(detail) => Check::new(name, Outcome::Ok, detail),
+        Checked::Look(detail) => Check::new(name, Outcome::Warn, detail),
+        Checked::Bad(e) => Check::new(name, Outcome::Unreachable, e.message),
     };
-    engine::check(&settings.engine).await.into_iter().map(line).collect()
+    engine::check(&settings.engine, &Clock::system()).await.into_iter().map(line).collect()
 }
 
 /// Scrapes each target once, as `run` would. One that fails is a warning: it may come up later, and harms nothing but itself.

@@ -236,7 +236,7 @@ mod tests {
                 ready: true,
                 series: 0,
                 rows_stored: 0,
-                rows_rejected: 0,
+                samples_dropped: 0,
                 sources: Vec::new(),
             }),
         };

@@ -26,8 +26,8 @@ pub struct Overview {
     pub series: u64,
     /// How many rows were written since the start.
     pub rows_stored: u64,
-    /// How many samples were not written since the start, for whatever reason.
-    pub rows_rejected: u64,
+    /// How many samples were not stored since the start, for whatever reason.
+    pub samples_dropped: u64,
     /// The sources, in the order in which they are shown.
     pub sources: Vec<SourceRow>,
 }
@@ -83,13 +83,13 @@ fn head(page: &mut String, overview: &Overview, now: Timestamp) {
          <dt>Started</dt><dd>{started} <span class=\"dim\">({uptime} ago)</span></dd>\
          <dt>Series shown</dt><dd>{series}</dd>\
          <dt>Rows stored</dt><dd>{stored}</dd>\
-         <dt>Rows rejected</dt><dd>{rejected}</dd></dl>\n",
+         <dt>Samples dropped</dt><dd>{rejected}</dd></dl>\n",
         version = escaped(&overview.version),
         started = overview.started,
         uptime = span(now.since(overview.started)),
         series = overview.series,
         stored = overview.rows_stored,
-        rejected = overview.rows_rejected,
+        rejected = overview.samples_dropped,
     );
 }
 
@@ -101,8 +101,7 @@ fn sources(page: &mut String, sources: &[SourceRow], now: Timestamp) {
     }
     page.push_str(
         "<div class=\"wide\"><table><thead><tr><th scope=\"col\">Source</th><th scope=\"col\">State</th>\
-         <th scope=\"col\">Last success</th><th scope=\"col\" class=\"n\">Took</th><th scope=\"col\" class=\"n\">Samples</th>\
-         <th scope=\"col\">Error</th></tr></thead><tbody>\n",
+         <th scope=\"col\">Last success</th><th scope=\"col\" class=\"n\">Took</th><th scope=\"col\" class=\"n\">Samples</th></tr></thead><tbody>\n",
     );
     for source in sources {
         row(page, source, now);
@@ -122,12 +121,16 @@ fn row(page: &mut String, source: &SourceRow, now: Timestamp) {
     };
     let _ = writeln!(
         page,
-        "<tr><td>{name}</td><td class=\"{class}\">{state}</td><td>{last}</td><td class=\"n\">{took}</td>\
-         <td class=\"n\">{samples}</td><td class=\"error\">{error}</td></tr>",
+        "<tr><td>{name}{error}</td><td class=\"{class}\">{state}</td><td>{last}</td><td class=\"n\">{took}</td>\
+         <td class=\"n\">{samples}</td></tr>",
         name = escaped(&source.name),
         took = source.duration.map_or_else(String::new, |d| format!("{} ms", d.as_millis())),
         samples = source.samples,
-        error = escaped(source.error.as_deref().unwrap_or_default()),
+        // Under the name, where a phone shows it too.
+        error = source
+            .error
+            .as_deref()
+            .map_or_else(String::new, |error| format!("<div class=\"error\">{}</div>", escaped(error))),
     );
 }
 
@@ -176,7 +179,7 @@ mod tests {
             ready: true,
             series: 17,
             rows_stored: 18,
-            rows_rejected: 19,
+            samples_dropped: 19,
             sources,
         }
     }

@@ -439,7 +439,7 @@ async fn foreign_rows_are_shown_and_own_rows_are_not() {
             ("h_count", Kind::Counter, "about h_count"),
             ("jobs", Kind::Counter, "about jobs"),
             ("lag_total", Kind::Gauge, "about lag_total"),
-            ("seen_total", Kind::Counter, ""),
+            ("seen_total", Kind::Counter, "Written to system_metrics by others than the sidecar."),
         ]
     );
     assert_eq!(batch.families[2].samples[0].at, Some(at("2026-11-22T09:59:30.5Z")));

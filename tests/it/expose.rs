@@ -149,7 +149,7 @@ fn routes(door: Arc<Door>, ready: Readiness) -> Routes {
             ready: false,
             series: 3,
             rows_stored: 4,
-            rows_rejected: 5,
+            samples_dropped: 5,
             sources: vec![SourceRow {
                 name: "bad <b>name</b>".to_owned(),
                 up: Some(false),

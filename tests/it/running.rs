@@ -7,6 +7,7 @@ mod killed;
 mod locked;
 mod migrate;
 mod reload;
+mod replaced;
 mod rows;
 mod secrets;
 mod start;

@@ -1,17 +1,20 @@
 //! The databases of a configuration, opened, and the parts made of them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
+use rustix::fs::{Access, access};
 
 use super::samples::Samples;
+use super::schema::Part;
 use super::schema::inventory::Inventory;
 use super::{Database, path_of, queries, schema, sources};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
-use crate::engine::schema::Report;
-use crate::engine::{EngineError, Settings};
+use crate::engine::schema::{KeySink, MigrateOptions, Report};
+use crate::engine::{Checked, EngineError, Settings};
 use crate::scrape::Source;
 use crate::store::SampleStore;
 
@@ -32,11 +35,11 @@ impl Opened {
     /// Opens what `settings` name and does what `run` may do there by itself.
     pub async fn open(settings: &Settings, clock: &Clock, registry: &Registry) -> Result<(Self, Report), EngineError> {
         let app = Database::open(&path_of(&settings.url)?, settings.create).await?;
-        let metrics = match &settings.metrics_url {
+        let mut metrics = None;
+        for (_, path) in schema::databases(settings)?.into_iter().filter(|(part, _)| *part == Part::Metrics) {
             // The sidecar's own: `create` is there so that an application is not given an empty database.
-            Some(url) => Some(Database::open(&path_of(url)?, true).await?),
-            None => None,
-        };
+            metrics = Some(Database::open(&path, true).await?);
+        }
         let report = schema::prepare(&app, metrics.as_ref(), settings, clock).await?;
         Ok((Self { app, metrics, own: sources::Own::new(registry) }, report))
     }
@@ -102,39 +105,53 @@ pub async fn history(settings: &Settings) -> Result<(Database, Arc<dyn SampleSto
 }
 
 /// Looks at the databases and tries the queries; a line each.
-pub async fn check(settings: &Settings) -> Vec<(String, Result<String, EngineError>)> {
+pub async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Checked)> {
     let mut lines = Vec::new();
-    lines.push(("database.url".to_owned(), check_file(&settings.url, settings.create).await));
-    if let Some(url) = &settings.metrics_url {
-        lines.push(("database.metrics_url".to_owned(), check_file(url, true).await));
+    let files = [("database.url", Some(&settings.url)), ("database.metrics_url", settings.metrics_url.as_ref())];
+    for (key, url) in files.into_iter().filter_map(|(key, url)| Some((key, url?))) {
+        lines.push((key.to_owned(), check_file(url, settings, clock).await.unwrap_or_else(Checked::Bad)));
+    }
+    if lines.iter().any(|(_, line)| matches!(line, Checked::Bad(_))) {
+        return lines;
     }
     let app = match path_of(&settings.url) {
         Ok(path) if path.exists() => Database::open(&path, false).await,
-        Ok(_) => return lines,
-        Err(e) => Err(e),
+        _ => return lines,
     };
     let Ok(app) = app else { return lines };
     for query in &settings.queries {
-        let tried = queries::check_query(&app, query).await;
-        let line = tried.map(|()| "runs".to_owned()).map_err(EngineError::new);
-        lines.push((format!("scrape.queries `{}`", query.name), line));
+        // Only this query would fail: a reason to look, not to stop.
+        let tried = queries::check_query(&app, query).await.map(|()| Checked::Good("runs".to_owned()));
+        lines.push((format!("scrape.queries `{}`", query.name), tried.unwrap_or_else(Checked::Look)));
     }
     app.close().await;
     lines
 }
 
-/// What the file at `url` is, and what `migrate` would do to it.
-async fn check_file(url: &str, create: bool) -> Result<String, EngineError> {
+/// What the file at `url` is, whether it can be written to, and whether `migrate` would add something to it.
+async fn check_file(url: &str, settings: &Settings, clock: &Clock) -> Result<Checked, EngineError> {
     let path = path_of(url)?;
-    if !path.exists() && create {
-        return Ok(format!("`{}` does not exist yet; `run` makes it", path.display()));
+    let options = MigrateOptions { dry_run: true, key_sink: KeySink::File(settings.state_directory.clone()) };
+    let foreseen = schema::migrate(settings, options, clock).await?;
+    if !path.exists() {
+        return Ok(Checked::Good(format!("`{}` does not exist yet; `run` makes it", path.display())));
+    }
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for place in [path.as_path(), folder] {
+        if access(place, Access::WRITE_OK).is_err() {
+            return Err(EngineError::new(format!("`{}` cannot be written to by this user", place.display())));
+        }
     }
     let database = Database::open(&path, false).await?;
-    let inventory = look(&database).await;
     let journal = journal_mode(&database).await;
     database.close().await;
-    let tables = inventory?.len();
-    Ok(format!("`{}`: {tables} tables, journal mode `{}`", path.display(), journal?))
+    let about = format!("`{}`, journal mode `{}`", path.display(), journal?);
+    let steps =
+        foreseen.files.iter().find(|file| file.database == path.display().to_string()).map_or(0, |f| f.steps.len());
+    Ok(match steps {
+        0 => Checked::Good(about),
+        _ => Checked::Look(format!("{about}; `migrate --dry-run` names {steps} things that are missing in its schema")),
+    })
 }
 
 async fn journal_mode(database: &Database) -> Result<String, EngineError> {

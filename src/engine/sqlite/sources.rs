@@ -62,7 +62,7 @@ pub async fn sources(
         match built_in(name, app, metrics, &settings.builtin, own).await? {
             Ok(source) => sources.push(source),
             Err(missing) => notes.push(format!(
-                "collector `{name}` is off: {missing}; `atlas-sidecar migrate` adds what is missing, then start the sidecar again"
+                "collector `{name}` is off: {missing}; `atlas-sidecar migrate --dry-run` tells what it would add"
             )),
         }
     }

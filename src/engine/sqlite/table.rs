@@ -307,7 +307,8 @@ impl Followed {
     fn show(&self, batch: &mut Batch) {
         for (name, labels, value, at) in self.held.rows() {
             let meta = self.metas.get(name);
-            let help = meta.map_or_else(String::new, |meta| meta.help.clone());
+            let help = meta.map(|meta| meta.help.clone()).filter(|help| !help.is_empty());
+            let help = help.unwrap_or_else(|| "Written to system_metrics by others than the sidecar.".to_owned());
             let sample = Sample { suffix: Suffix::None, labels: labels.clone(), value, at: Some(at) };
             batch.family(name.to_owned(), kind_of(name, meta), help).samples.push(sample);
         }
