@@ -90,7 +90,14 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
 
     let ready = Readiness::new(LATCHES);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let engine = Engine::open(&settings.engine, &host, &clock, &registry).await?;
+    // Its first step waits half a minute for somebody who holds the database; what a dropped one leaves is what a crash leaves.
+    let engine = tokio::select! {
+        opened = Engine::open(&settings.engine, &host, &clock, &registry) => opened?,
+        () = signals.end() => {
+            info!("stopped while the database was being opened");
+            return Ok(());
+        }
+    };
     tell(engine.report());
     ready.reach("database");
     let server =
@@ -386,6 +393,14 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// Waits for the end; a SIGHUP stays where it is.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     async fn next(&mut self) -> Signal {
