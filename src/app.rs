@@ -93,10 +93,13 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     let server =
         Server::bind(&settings.server, &registry, clock.clone()).map_err(|e| Failure::Failed(e.to_string()))?;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // Its first step waits half a minute for somebody who holds the database; what a dropped one leaves is what a crash leaves.
     let engine = tokio::select! {
-        engine = Engine::open(&settings.engine, &host, &clock, &registry) => engine?,
-        // Somebody may hold the database for long; whoever waits with us may give up.
-        () = signals.end() => return Ok(()),
+        opened = Engine::open(&settings.engine, &host, &clock, &registry) => opened?,
+        () = signals.end() => {
+            info!("stopped while the database was being opened");
+            return Ok(());
+        }
     };
     tell(engine.report());
     ready.reach("database");
@@ -398,9 +401,12 @@ impl Signals {
         })
     }
 
-    /// Returns when the process is to end, whatever else is asked of it before.
+    /// Waits for the end; a SIGHUP stays where it is.
     async fn end(&mut self) {
-        while let Signal::Reload = self.next().await {}
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     async fn next(&mut self) -> Signal {

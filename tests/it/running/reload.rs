@@ -55,7 +55,8 @@ fn sources_intervals_exposition_and_log_level_change_at_once() {
     wait_for("some collections at the new interval", SOON, || Some(()).filter(|()| beta.hits() >= 3));
     let page = sidecar.metrics();
     let about_alpha: Vec<&str> = series(&page).into_iter().filter(|s| s.contains("source=\"alpha\"")).collect();
-    assert!(about_alpha.iter().all(|s| s.contains("_total{")), "only counters of ours: {about_alpha:?}");
+    let counter = |s: &&str| s.starts_with("atlas_sidecar_") && s.split('{').next().unwrap().ends_with("_total");
+    assert!(about_alpha.iter().all(counter), "only own counters are left of it: {about_alpha:?}");
     assert!(value(&page, WRITTEN).unwrap() >= written, "own counters go on");
     assert_eq!(value(&page, OK), Some(1.0));
     assert!(!sidecar.log_text().contains(TAKEN_OVER), "the level is `error` by now");

@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use super::{Holder, QUICK, ended, page_with, sql, value};
-use crate::support::{SIDECAR, Sidecar, free_address, sidecar};
+use super::{Holder, QUICK, SOON, ended, page_with, sql, value};
+use crate::support::{SIDECAR, Sidecar, free_address, run, sidecar, wait_for};
 
 fn start(folder: &Path, settings: &[&str]) -> (Option<i32>, String) {
     let listen = format!("server.listen={}", free_address());
@@ -71,7 +72,7 @@ fn an_address_in_use_is_1_and_named() {
 
 /// Runs the sidecar as somebody to whom permissions apply: root passes them by.
 fn as_nobody(folder: &Path, args: &[&str]) -> Output {
-    if !rustix_is_root() {
+    if run("id", &["-u"]).trim() != "0" {
         return sidecar(folder, args);
     }
     // The build folder may be out of reach for others.
@@ -88,10 +89,6 @@ fn as_nobody(folder: &Path, args: &[&str]) -> Output {
         .stdin(Stdio::null())
         .output()
         .expect("setpriv is part of util-linux")
-}
-
-fn rustix_is_root() -> bool {
-    crate::support::run("id", &["-u"]).trim() == "0"
 }
 
 fn mode(path: &Path, mode: u32) {
@@ -131,6 +128,30 @@ fn what_may_not_be_written_is_named() {
         }
     }
     mode(&locked, 0o755);
+}
+
+/// The first start beside an application has tables to make, and waits for the lock; nobody has to wait with it.
+#[test]
+fn a_start_that_waits_for_the_database_can_be_stopped() {
+    let scratch = tempfile::tempdir().unwrap();
+    let database = scratch.path().join("app.db");
+    sql(&database, "PRAGMA journal_mode = WAL; CREATE TABLE content_metadata(id TEXT PRIMARY KEY)");
+    let holder = Holder::new(&database, "BEGIN IMMEDIATE");
+    for signal in ["TERM", "INT"] {
+        let mut waiting = Sidecar::launch(scratch.path(), "[database]\nurl = \"sqlite://app.db\"\n", &[]);
+        // Made just before the database is opened, and after the signals are listened to.
+        let lock = scratch.path().join("data/state/lock");
+        wait_for("the state directory", SOON, || Some(()).filter(|()| lock.exists()));
+        let since = Instant::now();
+        waiting.signal(signal);
+        let status = wait_for("the end", SOON, || waiting.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{signal}: {}", waiting.log_text());
+        assert!(since.elapsed() < Duration::from_secs(8), "{signal}: {:?}", since.elapsed());
+        std::fs::remove_file(&lock).unwrap();
+    }
+    holder.release();
+    let started = Sidecar::start(scratch.path(), "[database]\nurl = \"sqlite://app.db\"\n");
+    assert_eq!(started.stop(), 0);
 }
 
 /// A restart while the application is at a long transaction is no reason to stay away: the sidecar is registered already and has nothing to write.
