@@ -53,14 +53,14 @@ fn rank(module: &str) -> u8 {
         .1
 }
 
-/// The modules that a line names by `crate::` (also in a group: `use crate::{a, b::c}`), or by our name in `main.rs`.
-fn named(line: &str) -> Vec<String> {
+/// The modules that a text names by `crate::` (also in a group: `use crate::{a, b::{c, d}}`, over lines too), or by our name in `main.rs`.
+fn named(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for start in ["crate::", "atlas_sidecar::"] {
-        for (at, _) in line.match_indices(start) {
-            let rest = &line[at + start.len()..];
+        for (at, _) in text.match_indices(start) {
+            let rest = &text[at + start.len()..];
             let items = match rest.strip_prefix('{') {
-                Some(group) => group.split(',').map(str::trim).collect(),
+                Some(group) => members(group),
                 None => vec![rest],
             };
             found.extend(
@@ -71,6 +71,26 @@ fn named(line: &str) -> Vec<String> {
         }
     }
     found.retain(|name| !name.is_empty());
+    found
+}
+
+/// The members of a group whose opening brace has been read, without what stands in groups of their own.
+fn members(group: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut found) = (0, 0, Vec::new());
+    for (at, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                found.push(group[start..at].trim());
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
     found
 }
 
@@ -88,21 +108,21 @@ fn modules_use_only_what_is_below_them() {
             continue;
         }
         let text = std::fs::read_to_string(file).unwrap();
-        for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//")) {
-            for used in named(line) {
-                // A group that spans lines, or a macro of ours, starts with no module's name.
-                if !RANKS.iter().any(|(name, _)| *name == used) || used == module {
-                    continue;
-                }
-                let allowed = rank(&used) < rank(&module) || WITHIN.contains(&(module.as_str(), used.as_str()));
-                if !allowed {
-                    offences.push(format!("src/{relative}:{}: `{module}` uses `{used}`", number + 1));
-                }
+        let code: String =
+            text.lines().filter(|l| !l.trim_start().starts_with("//")).map(|l| format!("{l}\n")).collect();
+        for used in named(&code) {
+            // A macro of ours, or a type that the crate's root shows again, is no module.
+            if !RANKS.iter().any(|(name, _)| *name == used) || used == module {
+                continue;
             }
-            for (name, places) in ONLY_IN {
-                if line.contains(name) && !places.iter().any(|place| relative.starts_with(place)) {
-                    offences.push(format!("src/{relative}:{}: `{name}` belongs in {places:?}", number + 1));
-                }
+            let allowed = rank(&used) < rank(&module) || WITHIN.contains(&(module.as_str(), used.as_str()));
+            if !allowed {
+                offences.push(format!("src/{relative}: `{module}` uses `{used}`"));
+            }
+        }
+        for (name, places) in ONLY_IN {
+            if code.contains(name) && !places.iter().any(|place| relative.starts_with(place)) {
+                offences.push(format!("src/{relative}: `{name}` belongs in {places:?}"));
             }
         }
     }
@@ -113,5 +133,9 @@ fn modules_use_only_what_is_below_them() {
 fn the_ladder_sees_groups_and_paths() {
     assert_eq!(named("use crate::{clock::Clock, sample};"), ["clock", "sample"]);
     assert_eq!(named("    let x = crate::engine::open(y);"), ["engine"]);
+    assert_eq!(
+        named("use crate::{\n    clock::{Clock, Timestamp},\n    sample,\n};\nlet x = {a, b};"),
+        ["clock", "sample"]
+    );
     assert_eq!(named("use std::fmt;"), Vec::<String>::new());
 }
