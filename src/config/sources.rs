@@ -8,6 +8,7 @@ use super::reader::{Refused, Section, Show};
 use super::sections::{DAY, is_identifier, patterns};
 use super::values;
 use crate::engine::{self, Builtin, Query};
+use crate::expose::encode;
 use crate::sample::globs::Globs;
 use crate::scrape::host;
 use crate::scrape::http::{Auth, Target, check_url, is_own};
@@ -70,7 +71,8 @@ pub(super) fn taken_names() -> Names {
     let of_host = host::COLLECTORS.iter().map(|name| ((*name).to_owned(), "a collector of `scrape.host`".to_owned()));
     let of_atlas =
         engine::COLLECTORS.iter().map(|name| ((*name).to_owned(), "a collector of `scrape.atlas`".to_owned()));
-    of_host.chain(of_atlas).collect()
+    let own = (encode::OWN_SOURCE.to_owned(), "the name of the sidecar's own metrics".to_owned());
+    of_host.chain(of_atlas).chain([own]).collect()
 }
 
 /// `[scrape.host]`

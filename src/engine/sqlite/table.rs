@@ -30,7 +30,7 @@ use super::{Database, samples};
 use crate::clock::Timestamp;
 use crate::engine::ids::Registered;
 use crate::engine::sqlite::errors::collect_error;
-use crate::sample::{Batch, Desc, Kind, Origin, Sample, Suffix, tags};
+use crate::sample::{Batch, Desc, Family, Kind, Origin, Sample, Suffix, tags};
 use crate::scrape::{CollectError, Collector};
 use crate::store::Meta;
 use crate::task::Pending;
@@ -310,7 +310,16 @@ impl Followed {
             let help = meta.map(|meta| meta.help.clone()).filter(|help| !help.is_empty());
             let help = help.unwrap_or_else(|| "Written to system_metrics by others than the sidecar.".to_owned());
             let sample = Sample { suffix: Suffix::None, labels: labels.clone(), value, at: Some(at) };
-            batch.family(name.to_owned(), kind_of(name, meta), help).samples.push(sample);
+            // Rows come by name: a new name is a new family, and need not be looked for among tens of thousands.
+            match batch.families.last_mut().filter(|family| family.name == name) {
+                Some(family) => family.samples.push(sample),
+                None => batch.families.push(Family {
+                    name: name.to_owned().into(),
+                    kind: kind_of(name, meta),
+                    help: help.into(),
+                    samples: vec![sample],
+                }),
+            }
         }
     }
 }
