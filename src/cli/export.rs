@@ -21,6 +21,10 @@ use crate::store::{History, Meta, SampleStore, StoreError, Stored};
 
 /// Prints what `wanted` names.
 pub async fn run(invocation: &Invocation, wanted: &Export) -> Exit {
+    if invocation.json {
+        complain("`export` does not print JSON", Some("`--format csv` has the labels as JSON"));
+        return Exit::Usage;
+    }
     let settings = match load(invocation) {
         Ok(loaded) => loaded.settings,
         Err(exit) => return exit,
