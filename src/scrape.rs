@@ -66,7 +66,7 @@ pub enum CollectError {
 }
 
 impl CollectError {
-    /// One of [`REASONS`], the label `reason` of `atlas_sidecar_source_failures_total`.
+    /// One word, the label `reason` of `atlas_sidecar_source_failures_total`.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
