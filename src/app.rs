@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,6 +31,7 @@ use crate::ingest::Ingest;
 use crate::ingest::latest::Latest;
 use crate::sample::{Desc, Kind};
 use crate::scrape::{self, Board, Runner, Sink, Source};
+use crate::secret::{private_folder, redacted_url};
 use crate::task::Tasks;
 use crate::telemetry::{self, LogLevel};
 
@@ -107,7 +107,7 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     let server_stop = CancellationToken::new();
     let (server_tasks, writer_tasks) = (Tasks::new(), Tasks::new());
     let address = server.address();
-    info!(database = %crate::secret::redacted_url(&settings.engine.url), "database opened");
+    info!(database = %redacted_url(&settings.engine.url), "database opened");
     let serving = server.serve(parts.routes(ready.clone(), clock.clone()), server_stop.clone());
     server_tasks.spawn("server", serving);
     ready.reach("server");
@@ -360,14 +360,7 @@ fn lock_state(directory: &Path) -> Result<File, Failure> {
     let failed = |what: &str, e: io::Error| {
         Failure::Failed(format!("cannot {what} `{}` (`state_directory`): {e}", directory.display()))
     };
-    // Only the last folder is private: the database may lie beside it, and the application must reach that.
-    if let Some(above) = directory.parent() {
-        std::fs::create_dir_all(above).map_err(|e| failed("make", e))?;
-    }
-    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed("make", e)),
-        _ => {}
-    }
+    private_folder(directory).map_err(|e| failed("make", e))?;
     let file = File::options()
         .create(true)
         .truncate(false)

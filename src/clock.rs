@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 
 /// An instant in UTC, in whole milliseconds since 1970 (the resolution of Prometheus and of the table).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,14 +65,6 @@ impl Timestamp {
         self.utc().map_or_else(|| self.0.to_string(), |t| t.format("%Y-%m-%d %H:%M:%S%.3f").to_string())
     }
 
-    /// From a text without offset, read as UTC: date and time parted by a space or `T`, fraction optional.
-    pub fn from_naive(text: &str) -> Option<Self> {
-        ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f"]
-            .iter()
-            .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
-            .map(|t| Self(t.and_utc().timestamp_millis()))
-    }
-
     fn utc(self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_millis(self.0)
     }
@@ -127,11 +119,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn canonical_text_sorts_like_time_and_reads_back() {
+    fn canonical_text_sorts_like_time() {
         let at = Timestamp::from_rfc3339("2026-11-22T20:00:00.0405+01:00").expect("valid");
         assert_eq!(at.to_sql(), "2026-11-22 19:00:00.040");
-        assert_eq!(Timestamp::from_naive(&at.to_sql()), Some(at));
-        assert_eq!(Timestamp::from_naive("2026-11-22T19:00:00.04"), Some(at));
         assert_eq!(at.to_rfc3339(), "2026-11-22T19:00:00.040Z");
         assert!(at.to_sql() < at.after(Duration::from_millis(1)).to_sql());
         assert_eq!(at.midnight().to_sql(), "2026-11-22 00:00:00.000");

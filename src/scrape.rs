@@ -194,13 +194,13 @@ impl Board {
 #[derive(Clone)]
 pub struct Runner {
     /// Where batches go.
-    pub sink: Sink,
+    sink: Sink,
     /// Where their state is kept.
     pub board: Board,
     /// The clock that stamps batches.
-    pub clock: Clock,
+    clock: Clock,
     /// How many remote sources may collect at once.
-    pub permits: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     failures: IntCounterVec,
 }
 

@@ -1,6 +1,9 @@
 //! Values that must never be printed: [`Secret`] hides them, [`redacted_url`] takes them out of addresses.
 
 use std::fmt;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
 /// A value that no `Debug`, log line or printed configuration shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,6 +24,18 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("<secret>")
+    }
+}
+
+/// Makes `folder` for the owner alone (0700) where it is missing. Only the last folder is private: what lies beside it, the database mostly, others
+/// must reach.
+pub fn private_folder(folder: &Path) -> io::Result<()> {
+    if let Some(above) = folder.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(e) if !folder.is_dir() => Err(e),
+        _ => Ok(()),
     }
 }
 
@@ -85,6 +100,18 @@ pub fn origin_of(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_last_folder_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("data/state");
+        private_folder(&folder).unwrap();
+        private_folder(&folder).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder), 0o700);
+        assert_ne!(mode(folder.parent().unwrap()), 0o700);
+    }
 
     #[test]
     fn of_a_secret_address_only_the_origin_is_shown() {

@@ -14,13 +14,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Timestamp;
+use crate::secret::private_folder;
 
 /// What registered instances are filed under in `sidecar_state`: this and the number.
 pub const STATE_PREFIX: &str = "instance/";
@@ -85,7 +86,7 @@ impl fmt::Debug for Instance {
 
 /// Writes the number so that a crash leaves either no file or a whole one.
 fn keep(directory: &Path, number: &str) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    private_folder(directory)?;
     // Always the same name, so that a draft that a crash left is written over and not left for ever; the directory's lock keeps others away.
     let draft = directory.join("instance.tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;

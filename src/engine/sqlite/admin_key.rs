@@ -14,16 +14,16 @@
 //! A hash of this kind needs no salt and no slow function: 256 random bits cannot be guessed, with or without the hash.
 
 use std::fmt::Write as _;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
 use crate::engine::EngineError;
-use crate::secret::Secret;
+use crate::secret::{Secret, private_folder};
 
 /// The row's id, from the specification's migration 001.
 pub const ID: &str = "admin-key-001";
@@ -101,7 +101,7 @@ pub fn taken(directory: &Path) -> EngineError {
 
 /// tmp, fsync, link, fsync dir. A link instead of a rename, because a rename replaces what is there.
 fn write_new(directory: &Path, path: &Path, key: &Secret) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    private_folder(directory)?;
     let tmp = directory.join(format!("{FILE}.tmp"));
     // One that a crash left: its key was never in force.
     match std::fs::remove_file(&tmp) {

@@ -17,6 +17,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::Database;
 use super::errors::collect_error;
+use super::schema::inventory::{Inventory, Kind};
 use crate::sample::Batch;
 use crate::scrape::{CollectError, Collector};
 use crate::task::Pending;
@@ -33,32 +34,19 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What is missing in `database`, in words; `None` if nothing is.
-    pub async fn missing(&self, database: &Database, limit: Duration) -> Result<Option<String>, sqlx::Error> {
-        let mut reader = database.read(limit).await?;
-        let there: Vec<String> = sqlx::query_scalar("SELECT lower(name) FROM pragma_table_xinfo(?)")
-            .bind(self.table)
-            .fetch_all(&mut *reader)
-            .await?;
-        if there.is_empty() {
-            return Ok(Some(format!("there is no table `{}`", self.table)));
-        }
+    /// What of it is missing, in words; `None` if nothing is.
+    pub fn missing(&self, inventory: &Inventory) -> Option<String> {
+        let Some(relation) = inventory.relation(self.table) else {
+            return Some(format!("there is no table `{}`", self.table));
+        };
         let missing: Vec<String> =
-            self.columns.iter().filter(|c| !there.iter().any(|t| t == *c)).map(|c| format!("`{c}`")).collect();
-        if missing.is_empty() && self.rowid && !has_rowid(&mut reader, self.table).await? {
-            return Ok(Some(format!("table `{}` has no rowid to follow it by", self.table)));
+            self.columns.iter().filter(|c| relation.column(c).is_none()).map(|c| format!("`{c}`")).collect();
+        if !missing.is_empty() {
+            return Some(format!("table `{}` has no column {}", self.table, missing.join(", ")));
         }
-        Ok((!missing.is_empty()).then(|| format!("table `{}` has no column {}", self.table, missing.join(", "))))
+        let followed = !self.rowid || relation.kind == Kind::Table;
+        (!followed).then(|| format!("table `{}` has no rowid to follow it by", self.table))
     }
-}
-
-async fn has_rowid(connection: &mut SqliteConnection, table: &str) -> Result<bool, sqlx::Error> {
-    let kind: Option<(String, i64)> =
-        sqlx::query_as("SELECT type, wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE")
-            .bind(table)
-            .fetch_optional(connection)
-            .await?;
-    Ok(kind.is_some_and(|(kind, without_rowid)| kind == "table" && without_rowid == 0))
 }
 
 /// Reads some tables over a connection with a deadline and adds what it finds; the time is the batch's.

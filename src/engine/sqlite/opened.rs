@@ -10,7 +10,7 @@ use rustix::fs::{Access, access};
 use super::samples::Samples;
 use super::schema::Part;
 use super::schema::inventory::Inventory;
-use super::{Database, path_of, queries, schema, sources};
+use super::{Database, path_of, queries, schema, sources, table};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::{KeySink, MigrateOptions, Report};
@@ -20,9 +20,6 @@ use crate::store::SampleStore;
 
 /// Looking at a schema is a matter of milliseconds; this is for a disk that hangs.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
-
-/// What the table of samples must have.
-const SAMPLE_COLUMNS: &[&str] = &["id", "metric_name", "metric_value", "tags", "recorded_at"];
 
 /// The application's database and, where there is one, the other for samples.
 pub struct Opened {
@@ -55,7 +52,7 @@ impl Opened {
         let cannot = |e: &dyn std::fmt::Display| {
             EngineError::new(format!("cannot use database `{}`: {e}", database.path().display()))
         };
-        if look(database).await?.has("system_metrics", SAMPLE_COLUMNS).is_err() {
+        if look(database).await?.has(table::NEEDS.table, table::NEEDS.columns).is_err() {
             return Ok(None);
         }
         let samples = Samples::new(database.clone(), instance);
@@ -78,7 +75,8 @@ impl Opened {
     }
 }
 
-async fn look(database: &Database) -> Result<Inventory, EngineError> {
+/// What is in `database`.
+pub(super) async fn look(database: &Database) -> Result<Inventory, EngineError> {
     let failed =
         |e: sqlx::Error| EngineError::new(format!("cannot read the schema of `{}`: {e}", database.path().display()));
     let mut reader = database.read(LOOK_LIMIT).await.map_err(failed)?;
@@ -90,7 +88,7 @@ pub async fn history(settings: &Settings) -> Result<(Database, Arc<dyn SampleSto
     let url = settings.metrics_url.as_ref().unwrap_or(&settings.url);
     let database = Database::open(&path_of(url)?, false).await?;
     let usable = look(&database).await.and_then(|inventory| {
-        inventory.has("system_metrics", SAMPLE_COLUMNS).map_err(|missing| {
+        inventory.has(table::NEEDS.table, table::NEEDS.columns).map_err(|missing| {
             EngineError::new(format!("no history in `{}`: {missing}", database.path().display()))
                 .hint("`atlas-sidecar migrate` makes what is missing")
         })

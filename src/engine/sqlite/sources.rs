@@ -5,7 +5,9 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::atlas::{Needs, Read, cache, content, keys, queue, webhooks};
+use super::opened::look;
 use super::queries::{Queried, prepare_query};
+use super::schema::inventory::Inventory;
 use super::stats::{Files, Objects};
 use super::table::Table;
 use super::{Database, atlas, queries, stats, table};
@@ -58,8 +60,9 @@ pub async fn sources(
     own: &Own,
 ) -> Result<(Vec<Source>, Vec<String>), EngineError> {
     let (mut sources, mut notes) = (Vec::new(), Vec::new());
+    let inventory = look(app).await?;
     for name in COLLECTORS.iter().filter(|name| settings.builtin.collectors.iter().any(|wanted| wanted == *name)) {
-        match built_in(name, app, metrics, &settings.builtin, own).await? {
+        match built_in(name, (app, metrics), &inventory, &settings.builtin, own) {
             Ok(source) => sources.push(source),
             Err(missing) => notes.push(format!(
                 "collector `{name}` is off: {missing}; `atlas-sidecar migrate --dry-run` tells what it would add"
@@ -87,13 +90,13 @@ pub async fn sources(
 }
 
 /// The built-in collector, or what it lacks.
-async fn built_in(
+fn built_in(
     name: &str,
-    app: &Database,
-    metrics: &Database,
+    (app, metrics): (&Database, &Database),
+    inventory: &Inventory,
     settings: &Builtin,
     own: &Own,
-) -> Result<Result<Source, String>, EngineError> {
+) -> Result<Source, String> {
     let (needs, read): (Needs, Option<Read>) = match name {
         "queue" => (queue::NEEDS, Some(queue::read)),
         "cache" => (cache::NEEDS, Some(cache::read)),
@@ -101,20 +104,17 @@ async fn built_in(
         "api_keys" => (keys::NEEDS, Some(keys::read)),
         "webhooks" => (webhooks::NEEDS, Some(webhooks::read)),
         "table" => (table::NEEDS, None),
-        _ => return Ok(Ok(about_the_files(name, app, metrics, settings))),
+        _ => return Ok(about_the_files(name, app, metrics, settings)),
     };
-    let missing = needs.missing(app, settings.timeout).await.map_err(|e| {
-        EngineError::new(format!("cannot look at table `{}` in `{}`: {e}", needs.table, app.path().display()))
-    })?;
-    if let Some(missing) = missing {
-        return Ok(Err(missing));
+    if let Some(missing) = needs.missing(inventory) {
+        return Err(missing);
     }
     let limit = settings.timeout;
     let collector: Box<dyn Collector> = match read {
         Some(read) => Box::new(atlas::Reading { database: app.clone(), limit, read }),
         None => Box::new(Table::new(app.clone(), metrics.clone(), limit, own.table.clone())),
     };
-    Ok(Ok(source(name, settings, collector)))
+    Ok(source(name, settings, collector))
 }
 
 fn about_the_files(name: &str, app: &Database, metrics: &Database, settings: &Builtin) -> Source {
