@@ -19,7 +19,8 @@ use crate::store::{Bench, SCHEMA, at};
 
 const NOW: &str = "2026-11-22T10:00:00Z";
 
-fn settings(collectors: &[&str], queries: Vec<Query>) -> Settings {
+/// What of the engine's settings sources look at.
+pub fn settings(collectors: &[&str], queries: Vec<Query>) -> Settings {
     Settings {
         url: String::new(),
         metrics_url: None,

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_sidecar::clock::{Clock, Timestamp};
+use atlas_sidecar::engine::Query;
 use atlas_sidecar::engine::sqlite::sources::{Own, sources as engine_sources};
-use atlas_sidecar::engine::{self, Builtin, Query};
 use atlas_sidecar::expose::encode::{Exposer, OWN_SOURCE};
 use atlas_sidecar::expose::negotiate::{Filter, Format, Syntax};
 use atlas_sidecar::ingest::latest::{Latest, Settings};
@@ -160,20 +160,7 @@ fn query() -> Query {
 /// The table and the query over `bench`.
 async fn database_sources(bench: &Bench) -> Vec<Source> {
     bench.sql(ROWS);
-    let settings = engine::Settings {
-        url: String::new(),
-        metrics_url: None,
-        create: false,
-        full_text: Vec::new(),
-        state_directory: "unused".into(),
-        builtin: Builtin {
-            collectors: vec!["table".to_owned()],
-            interval: MINUTE,
-            timeout: Duration::from_secs(10),
-            store: Globs::all(),
-        },
-        queries: vec![query()],
-    };
+    let settings = crate::atlas::settings(&["table"], vec![query()]);
     let own = Own::new(&Registry::new());
     let (sources, notes) = engine_sources(&bench.database, &bench.database, &settings, &own).await.unwrap();
     assert_eq!((sources.len(), notes.len()), (2, 0), "{notes:?}");

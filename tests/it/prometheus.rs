@@ -2,7 +2,6 @@
 //! a real Prometheus; `kill -9` in the middle of it.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::python::{python, read_pages};
-use crate::support::{Sidecar, free_address, get, request, run, wait_for};
+use crate::support::{Sidecar, free_address, get, promtool, request, run, wait_for};
 
 /// One-second intervals, so that a test of seconds sees many collections.
 const QUICK: &str = r#"
@@ -59,16 +58,7 @@ fn promtool_finds_nothing_to_say_about_the_page() {
     let page = wait_for("a page with all sources", Duration::from_secs(20), || {
         Some(sidecar.metrics()).filter(|page| page.contains("node_load1 ") && page.contains("atlas_queue_"))
     });
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
-    let out = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    let (_, said) = promtool(&page);
     // The host's names are node_exporter's, at whose `node_memory_MemFree_bytes` promtool shakes its head as well.
     let about_us: Vec<&str> = said.lines().filter(|line| !line.starts_with("node_")).collect();
     assert!(about_us.is_empty(), "promtool says:\n{said}");

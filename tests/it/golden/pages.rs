@@ -1,8 +1,6 @@
 //! The golden pages, and their readers: our own parser, Prometheus' Python client, promtool.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::process::{Command, Stdio};
 
 use atlas_sidecar::expose::negotiate::Syntax;
 use atlas_sidecar::sample::names::Scheme;
@@ -10,6 +8,7 @@ use atlas_sidecar::sample::tags;
 use atlas_sidecar::scrape::text::{self, Limits};
 
 use super::{FORMATS, batches, exposer, fixture, format, page, pages};
+use crate::support::promtool;
 use crate::support::python::read_pages;
 
 /// What our own parser reads: values by series (name and canonical labels). Nothing may be bad, nothing twice.
@@ -145,17 +144,7 @@ async fn the_python_client_reads_the_golden_pages() {
 #[tokio::test]
 async fn promtool_reads_the_golden_page() {
     let page = &pages().await[0];
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("`promtool` does not start ({e}): tests/run installs it"));
-    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
-    let out = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
-    // 3: it read the page and has advice; 1: it could not read it.
-    assert!(matches!(out.status.code(), Some(0 | 3)), "{said}");
+    let (code, said) = promtool(page);
+    assert!(matches!(code, Some(0 | 3)), "{said}");
     assert!(!said.lines().any(|line| line.starts_with("atlas_sidecar_")), "{said}");
 }
