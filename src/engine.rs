@@ -1,6 +1,10 @@
-//! The database: [`Engine`] is a bag of parts; this file is the only one that knows which database it is.
+//! The database: [`Engine`] is a bag of parts; `kind_of` is the program's only match on which database it is.
+//!
+//! A kind of database is a twin folder behind two small ports: [`Kind`] is what can be asked of a URL before anything is open, [`Opened`] is what an open
+//! database gives. Each twin writes the SQL that its engine likes; the names, units and meanings of what they give are in this folder, once.
 
 pub mod ids;
+pub mod postgres;
 pub mod schema;
 pub mod sqlite;
 
@@ -11,11 +15,13 @@ use std::time::Duration;
 
 use prometheus::Registry;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::sample::Desc;
 use crate::sample::globs::Globs;
 use crate::scrape::Source;
+use crate::secret::Secret;
 use crate::store::SampleStore;
+use crate::task::Pending;
 
 /// One of `[[database.full_text]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,12 +80,18 @@ pub const COLLECTORS: &[&str] =
 /// The `[database]` section and what else the engine needs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `sqlite://PATH`.
+    /// `sqlite://PATH` or `postgres://USER@HOST/DATABASE`.
     pub url: String,
-    /// Where samples and own tables go, if not into the same database.
+    /// The password of `url`, where it is not part of it.
+    pub password: Option<Secret>,
+    /// Where samples and own tables go, if not into the same database; of the same kind.
     pub metrics_url: Option<String>,
+    /// The password of `metrics_url`, where it is not part of it.
+    pub metrics_password: Option<Secret>,
     /// Whether a missing file is made.
     pub create: bool,
+    /// Whether `migrate` may widen a `metric_value` that cannot hold large numbers (PostgreSQL).
+    pub widen_metric_value: bool,
     /// Full-text indexes that `migrate` makes.
     pub full_text: Vec<FullText>,
     /// Where `admin-key` goes.
@@ -90,9 +102,75 @@ pub struct Settings {
     pub queries: Vec<Query>,
 }
 
+/// A kind of database.
+pub trait Kind: Sync {
+    /// Whether `url` is one of this kind's; the error says what is expected, and nothing of the URL.
+    fn accepts(&self, url: &str) -> Result<(), String>;
+
+    /// Whether a password belongs to it.
+    fn takes_password(&self) -> bool;
+
+    /// Whether two URLs lead to one database.
+    fn is_same(&self, a: &str, b: &str) -> bool;
+
+    /// Opens what `settings` name and does what `run` may do there by itself.
+    fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready>;
+
+    /// Opens stored history for reading: nothing is made or changed.
+    fn history<'a>(&'a self, settings: &'a Settings) -> Answer<'a, Archive>;
+
+    /// Looks at the databases and tries every configured query; one line each.
+    fn check<'a>(&'a self, settings: &'a Settings, clock: &'a Clock) -> Pending<'a, Vec<(String, Checked)>>;
+
+    /// Brings the schema up to date.
+    fn migrate<'a>(
+        &'a self,
+        settings: &'a Settings,
+        options: schema::MigrateOptions,
+        clock: &'a Clock,
+    ) -> Answer<'a, schema::Report>;
+
+    /// The families of its sources.
+    fn metrics(&self) -> Vec<&'static Desc>;
+}
+
+/// What the engine answers when it has tried.
+pub type Answer<'a, T> = Pending<'a, Result<T, EngineError>>;
+
+/// An open database, and what was done to its schema.
+pub type Ready = (Box<dyn Opened>, schema::Report);
+
+/// An open database.
+pub trait Opened: Send + Sync {
+    /// Where samples go, with `instance` registered under `host`; nothing where there is no table for them.
+    fn samples<'a>(
+        &'a self,
+        instance: ids::Instance,
+        host: &'a str,
+        now: Timestamp,
+    ) -> Answer<'a, Option<Arc<dyn SampleStore>>>;
+
+    /// The built-in sources and the configured queries, and a line for each that is off because something is missing.
+    fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)>;
+
+    /// Closes all connections.
+    fn close(&self) -> Pending<'_, ()>;
+}
+
+/// All kinds.
+const KINDS: [&dyn Kind; 2] = [&sqlite::Sqlite, &postgres::Postgres];
+
+/// The kind of database that `url` names.
+pub fn kind_of(url: &str) -> &'static dyn Kind {
+    match url.split(':').next() {
+        Some("postgres" | "postgresql") => &postgres::Postgres,
+        _ => &sqlite::Sqlite,
+    }
+}
+
 /// An opened database: the parts that the rest of the program works with.
 pub struct Engine {
-    database: sqlite::Opened,
+    database: Box<dyn Opened>,
     samples: Option<Arc<dyn SampleStore>>,
     ids: Arc<ids::Ids>,
     rows_today: u64,
@@ -107,7 +185,7 @@ impl Engine {
         clock: &Clock,
         registry: &Registry,
     ) -> Result<Self, EngineError> {
-        let (database, report) = sqlite::Opened::open(settings, clock, registry).await?;
+        let (database, report) = kind_of(&settings.url).open(settings, clock, registry).await?;
         let instance = ids::Instance::load_or_make(&settings.state_directory).map_err(|e| {
             EngineError::new(format!("cannot keep `instance` in `{}`: {e}", settings.state_directory.display()))
         })?;
@@ -151,21 +229,21 @@ impl Engine {
     }
 }
 
-/// Stored history, opened for reading: nothing is made or changed.
+/// Stored history, opened for reading: nothing is made or changed. Drop it only after [`Archive::close`]: a process that ends without leaves the
+/// files of a write-ahead log beside a SQLite database.
 pub struct Archive {
     /// The history.
     pub samples: Arc<dyn SampleStore>,
-    database: sqlite::Database,
+    database: Box<dyn Opened>,
 }
 
 impl Archive {
     /// Opens it.
     pub async fn open(settings: &Settings) -> Result<Self, EngineError> {
-        let (database, samples) = sqlite::history(settings).await?;
-        Ok(Self { samples, database })
+        kind_of(&settings.url).history(settings).await
     }
 
-    /// Closes it. A process that ends without leaves the files of a write-ahead log beside the database.
+    /// Closes it.
     pub async fn close(&self) {
         self.database.close().await;
     }
@@ -184,7 +262,7 @@ pub enum Checked {
 
 /// Looks at the database and tries every configured query; one line each.
 pub async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Checked)> {
-    sqlite::check(settings, clock).await
+    kind_of(&settings.url).check(settings, clock).await
 }
 
 /// Brings the schema up to date.
@@ -193,12 +271,12 @@ pub async fn migrate(
     options: schema::MigrateOptions,
     clock: &Clock,
 ) -> Result<schema::Report, EngineError> {
-    sqlite::schema::migrate(settings, options, clock).await
+    kind_of(&settings.url).migrate(settings, options, clock).await
 }
 
 /// The families of all engines.
 pub fn metrics() -> Vec<&'static Desc> {
-    sqlite::sources::metrics().collect()
+    KINDS.iter().flat_map(|kind| kind.metrics()).collect()
 }
 
 /// Why the engine could not do what it was asked: exit code 69 at start.

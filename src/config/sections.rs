@@ -14,6 +14,7 @@ use super::sources::{self, Pace};
 use super::values::{self, Read};
 use crate::engine::{self, FullText};
 use crate::ingest::latest;
+use crate::secret::Secret;
 use crate::{expose, ingest, scrape, telemetry};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,21 +38,27 @@ pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
 fn database(mut section: Section<'_>) -> Option<engine::Settings> {
     let url = database_url(&mut section, "url", "url_file");
     let metrics_url = database_url(&mut section, "metrics_url", "metrics_url_file");
+    let password = password_of(&mut section, "password", "password_file", &url);
+    let metrics_password = password_of(&mut section, "metrics_password", "metrics_password_file", &metrics_url);
     let create = section.take("create", values::flag);
+    let widen_metric_value = section.take("widen_metric_value", values::flag);
     let mut tables = BTreeMap::new();
     let full_text = section.sections("full_text").into_iter().map(|s| full_text(s, &mut tables)).collect();
     if let Ok(None) = url {
         section.missing("url", "must not be empty; write `sqlite://` and a path");
     }
     if let (Ok(Some((key, metrics))), Ok(Some((_, url)))) = (&metrics_url, &url)
-        && same_file(metrics, url)
+        && let Some(expected) = no_second(metrics, url)
     {
-        section.reject(key, "must be another file than `database.url`; leave it empty to use the same one");
+        section.reject(key, expected);
     }
     Some(engine::Settings {
         url: url.ok()??.1,
+        password: password.ok()?,
         metrics_url: metrics_url.ok()?.map(|(_, url)| url),
+        metrics_password: metrics_password.ok()?,
         create,
+        widen_metric_value,
         full_text,
         state_directory: PathBuf::new(),
         builtin: engine::Builtin {
@@ -64,6 +71,33 @@ fn database(mut section: Section<'_>) -> Option<engine::Settings> {
     })
 }
 
+/// The password for `url`, which only a server asks for.
+fn password_of(
+    section: &mut Section<'_>,
+    name: &'static str,
+    file: &'static str,
+    url: &Result<Option<(&'static str, String)>, Refused>,
+) -> Result<Option<Secret>, Refused> {
+    let Some(held) = section.secret(name, file)? else { return Ok(None) };
+    match url {
+        Ok(Some((_, url))) if engine::kind_of(url).takes_password() => Ok(Some(Secret::new(held.text))),
+        Ok(Some((key, _))) => Err(section.reject(held.key, format!("has no meaning for the database of `{key}`"))),
+        _ => Ok(None),
+    }
+}
+
+/// What is wrong with `metrics` beside `url`.
+fn no_second(metrics: &str, url: &str) -> Option<&'static str> {
+    let same_kind = std::ptr::addr_eq(engine::kind_of(metrics), engine::kind_of(url));
+    match () {
+        () if !same_kind => Some("must be a database of the same kind as `database.url`"),
+        () if engine::kind_of(url).is_same(metrics, url) => {
+            Some("must be another database than `database.url`; leave it empty to use the same one")
+        }
+        () => None,
+    }
+}
+
 /// The URL with the key that gave it.
 fn database_url(
     section: &mut Section<'_>,
@@ -71,28 +105,10 @@ fn database_url(
     file: &'static str,
 ) -> Result<Option<(&'static str, String)>, Refused> {
     let Some(held) = section.url(name, file)? else { return Ok(None) };
-    if held.text.starts_with("postgres://") || held.text.starts_with("postgresql://") {
-        return Err(
-            section.reject(held.key, "PostgreSQL is not supported by this version; write `sqlite://` and a path")
-        );
+    match engine::kind_of(&held.text).accepts(&held.text) {
+        Ok(()) => Ok(Some((held.key, held.text))),
+        Err(expected) => Err(section.reject(held.key, &expected)),
     }
-    // The engine's own error would repeat the URL; the key and its redacted value are already in the problem.
-    match engine::sqlite::path_of(&held.text) {
-        Ok(_) => Ok(Some((held.key, held.text))),
-        Err(_) => Err(section.reject(
-            held.key,
-            "must be `sqlite://` and the path of a file, without parameters: `sqlite://data/atlas.db`",
-        )),
-    }
-}
-
-/// Whether two SQLite URLs mean one file, links followed where it exists.
-fn same_file(a: &str, b: &str) -> bool {
-    let real = |url| {
-        let path = engine::sqlite::path_of(url).ok()?;
-        path.canonicalize().or_else(|_| std::path::absolute(&path)).ok()
-    };
-    real(a) == real(b)
 }
 
 fn full_text(mut section: Section<'_>, tables: &mut BTreeMap<String, String>) -> FullText {

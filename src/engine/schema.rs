@@ -1,5 +1,8 @@
 //! What bringing a schema up to date is asked and what it answers; the same words for every engine.
 
+pub mod inventory;
+pub mod names;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 

@@ -30,11 +30,11 @@ use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, Sqlite, SqliteConnection, Transaction};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, Transaction};
 
 use tracing::warn;
 
-pub use opened::{Opened, check, history};
+pub use opened::{Databases, Sqlite};
 
 use super::EngineError;
 
@@ -128,7 +128,7 @@ impl Database {
     }
 
     /// Begins a transaction that holds the write lock from its start. Keep it short, await nothing foreign in it.
-    pub async fn write(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+    pub async fn write(&self) -> Result<Transaction<'static, sqlx::Sqlite>, sqlx::Error> {
         self.pools().await?.writer.begin_with("BEGIN IMMEDIATE").await
     }
 
@@ -222,7 +222,7 @@ impl Pools {
 }
 
 /// A read-only connection with a deadline.
-pub struct Reader(PoolConnection<Sqlite>);
+pub struct Reader(PoolConnection<sqlx::Sqlite>);
 
 impl Reader {
     async fn of(pool: &SqlitePool, limit: Duration) -> Result<Self, sqlx::Error> {

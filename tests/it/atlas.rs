@@ -24,6 +24,9 @@ pub fn settings(collectors: &[&str], queries: Vec<Query>) -> Settings {
     Settings {
         url: String::new(),
         metrics_url: None,
+        password: None,
+        metrics_password: None,
+        widen_metric_value: false,
         create: false,
         full_text: Vec::new(),
         state_directory: "unused".into(),

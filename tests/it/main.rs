@@ -11,6 +11,7 @@ mod golden;
 mod host;
 mod ladder;
 mod pages;
+mod postgres;
 mod prometheus;
 mod running;
 mod schema;

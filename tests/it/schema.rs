@@ -74,6 +74,9 @@ impl Scene {
         Settings {
             url: format!("sqlite://{}", self.text("atlas.db")),
             metrics_url: None,
+            password: None,
+            metrics_password: None,
+            widen_metric_value: false,
             create: false,
             full_text: Vec::new(),
             state_directory: self.path("state"),

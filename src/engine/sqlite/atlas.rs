@@ -17,7 +17,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::Database;
 use super::errors::collect_error;
-use super::schema::inventory::{Inventory, Kind};
+use crate::engine::schema::inventory::{Inventory, Kind};
 use crate::sample::Batch;
 use crate::scrape::{CollectError, Collector};
 use crate::task::Pending;

@@ -9,69 +9,116 @@ use rustix::fs::{Access, access};
 
 use super::samples::Samples;
 use super::schema::Part;
-use super::schema::inventory::Inventory;
+use super::schema::inventory;
 use super::{Database, path_of, queries, schema, sources, table};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
+use crate::engine::schema::inventory::Inventory;
 use crate::engine::schema::{KeySink, MigrateOptions, Report};
-use crate::engine::{Checked, EngineError, Settings};
+use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings};
+use crate::sample::Desc;
 use crate::scrape::Source;
 use crate::store::SampleStore;
+use crate::task::Pending;
 
 /// Looking at a schema is a matter of milliseconds; this is for a disk that hangs.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
+/// SQLite, as a kind of database.
+pub struct Sqlite;
+
+impl Kind for Sqlite {
+    fn accepts(&self, url: &str) -> Result<(), String> {
+        // The engine's own error would repeat the URL.
+        path_of(url).map(drop).map_err(|_| {
+            "must be `sqlite://` and the path of a file, without parameters: `sqlite://data/atlas.db`, or `postgres://user@host/database`".to_owned()
+        })
+    }
+
+    fn takes_password(&self) -> bool {
+        false
+    }
+
+    /// Links are followed where the file exists.
+    fn is_same(&self, a: &str, b: &str) -> bool {
+        let real = |url| {
+            let path = path_of(url).ok()?;
+            path.canonicalize().or_else(|_| std::path::absolute(&path)).ok()
+        };
+        real(a) == real(b)
+    }
+
+    fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready> {
+        Box::pin(async move {
+            let app = Database::open(&path_of(&settings.url)?, settings.create).await?;
+            let mut metrics = None;
+            for (_, path) in schema::databases(settings)?.into_iter().filter(|(part, _)| *part == Part::Metrics) {
+                // The sidecar's own: `create` is there so that an application is not given an empty database.
+                metrics = Some(Database::open(&path, true).await?);
+            }
+            let report = schema::prepare(&app, metrics.as_ref(), settings, clock).await?;
+            let opened = Databases { app, metrics, own: sources::Own::new(registry) };
+            Ok((Box::new(opened) as Box<dyn Opened>, report))
+        })
+    }
+
+    fn history<'a>(&'a self, settings: &'a Settings) -> Answer<'a, Archive> {
+        Box::pin(history(settings))
+    }
+
+    fn check<'a>(&'a self, settings: &'a Settings, clock: &'a Clock) -> Pending<'a, Vec<(String, Checked)>> {
+        Box::pin(check(settings, clock))
+    }
+
+    fn migrate<'a>(&'a self, settings: &'a Settings, options: MigrateOptions, clock: &'a Clock) -> Answer<'a, Report> {
+        Box::pin(schema::migrate(settings, options, clock))
+    }
+
+    fn metrics(&self) -> Vec<&'static Desc> {
+        sources::metrics().collect()
+    }
+}
+
 /// The application's database and, where there is one, the other for samples.
-pub struct Opened {
+pub struct Databases {
     app: Database,
     metrics: Option<Database>,
     own: sources::Own,
 }
 
-impl Opened {
-    /// Opens what `settings` name and does what `run` may do there by itself.
-    pub async fn open(settings: &Settings, clock: &Clock, registry: &Registry) -> Result<(Self, Report), EngineError> {
-        let app = Database::open(&path_of(&settings.url)?, settings.create).await?;
-        let mut metrics = None;
-        for (_, path) in schema::databases(settings)?.into_iter().filter(|(part, _)| *part == Part::Metrics) {
-            // The sidecar's own: `create` is there so that an application is not given an empty database.
-            metrics = Some(Database::open(&path, true).await?);
-        }
-        let report = schema::prepare(&app, metrics.as_ref(), settings, clock).await?;
-        Ok((Self { app, metrics, own: sources::Own::new(registry) }, report))
-    }
-
-    /// Where samples go, with `instance` registered; nothing where there is no table for them.
-    pub async fn samples(
-        &self,
+impl Opened for Databases {
+    fn samples<'a>(
+        &'a self,
         instance: Instance,
-        host: &str,
+        host: &'a str,
         now: Timestamp,
-    ) -> Result<Option<Arc<dyn SampleStore>>, EngineError> {
-        let database = self.metrics.as_ref().unwrap_or(&self.app);
-        let cannot = |e: &dyn std::fmt::Display| {
-            EngineError::new(format!("cannot use database `{}`: {e}", database.path().display()))
-        };
-        if look(database).await?.has(table::NEEDS.table, table::NEEDS.columns).is_err() {
-            return Ok(None);
-        }
-        let samples = Samples::new(database.clone(), instance);
-        samples.register(host, now).await.map_err(|e| cannot(&e))?;
-        Ok(Some(Arc::new(samples)))
+    ) -> Answer<'a, Option<Arc<dyn SampleStore>>> {
+        Box::pin(async move {
+            let database = self.metrics.as_ref().unwrap_or(&self.app);
+            let cannot = |e: &dyn std::fmt::Display| {
+                EngineError::new(format!("cannot use database `{}`: {e}", database.path().display()))
+            };
+            if look(database).await?.has(table::NEEDS.table, table::NEEDS.columns).is_err() {
+                return Ok(None);
+            }
+            let samples = Samples::new(database.clone(), instance);
+            samples.register(host, now).await.map_err(|e| cannot(&e))?;
+            Ok(Some(Arc::new(samples) as Arc<dyn SampleStore>))
+        })
     }
 
-    /// See [`crate::engine::Engine::sources`].
-    pub async fn sources(&self, settings: &Settings) -> Result<(Vec<Source>, Vec<String>), EngineError> {
+    fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
         let metrics = self.metrics.as_ref().unwrap_or(&self.app);
-        sources::sources(&self.app, metrics, settings, &self.own).await
+        Box::pin(sources::sources(&self.app, metrics, settings, &self.own))
     }
 
-    /// Closes all connections.
-    pub async fn close(&self) {
-        self.app.close().await;
-        if let Some(metrics) = &self.metrics {
-            metrics.close().await;
-        }
+    fn close(&self) -> Pending<'_, ()> {
+        Box::pin(async move {
+            self.app.close().await;
+            if let Some(metrics) = &self.metrics {
+                metrics.close().await;
+            }
+        })
     }
 }
 
@@ -80,11 +127,11 @@ pub(super) async fn look(database: &Database) -> Result<Inventory, EngineError> 
     let failed =
         |e: sqlx::Error| EngineError::new(format!("cannot read the schema of `{}`: {e}", database.path().display()));
     let mut reader = database.read(LOOK_LIMIT).await.map_err(failed)?;
-    Inventory::read(&mut reader).await.map_err(failed)
+    inventory::read(&mut reader).await.map_err(failed)
 }
 
 /// Opens the database of samples for reading.
-pub async fn history(settings: &Settings) -> Result<(Database, Arc<dyn SampleStore>), EngineError> {
+async fn history(settings: &Settings) -> Result<Archive, EngineError> {
     let url = settings.metrics_url.as_ref().unwrap_or(&settings.url);
     let database = Database::open(&path_of(url)?, false).await?;
     let usable = look(&database).await.and_then(|inventory| {
@@ -99,11 +146,13 @@ pub async fn history(settings: &Settings) -> Result<(Database, Arc<dyn SampleSto
     }
     // Reading needs no number of ours; nothing is registered.
     let instance = Instance::parse("000000000000").ok_or_else(|| EngineError::new("no instance"))?;
-    Ok((database.clone(), Arc::new(Samples::new(database, instance))))
+    let samples = Arc::new(Samples::new(database.clone(), instance));
+    let own = sources::Own::new(&Registry::new());
+    Ok(Archive { samples, database: Box::new(Databases { app: database, metrics: None, own }) })
 }
 
 /// Looks at the databases and tries the queries; a line each.
-pub async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Checked)> {
+async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Checked)> {
     let mut lines = Vec::new();
     let files = [("database.url", Some(&settings.url)), ("database.metrics_url", settings.metrics_url.as_ref())];
     for (key, url) in files.into_iter().filter_map(|(key, url)| Some((key, url?))) {

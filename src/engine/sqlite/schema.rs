@@ -21,7 +21,6 @@
 pub mod apply;
 pub mod full_text;
 pub mod inventory;
-mod names;
 pub mod own;
 pub mod plan;
 pub mod seed;
@@ -33,10 +32,10 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
 use self::apply::{MadeKey, Stepped, Work};
-pub use self::inventory::Inventory;
 pub use self::plan::{Plan, plan};
 use super::{Database, admin_key, path_of};
 use crate::clock::Clock;
+use crate::engine::schema::inventory::Inventory;
 use crate::engine::schema::{FileReport, KeySink, MigrateOptions, Report};
 use crate::engine::{EngineError, FullText, Settings};
 
@@ -144,7 +143,7 @@ async fn complete(work: &mut Work<'_>, report: &mut Report) -> Result<(), Engine
 /// The plan as a reader sees it; nothing where it cannot be read now, because the step that follows says why.
 async fn glance(work: &Work<'_>) -> Option<Plan> {
     let mut reader = work.database.read(LOOK_LIMIT).await.ok()?;
-    let inventory = Inventory::read(&mut reader).await.ok()?;
+    let inventory = inventory::read(&mut reader).await.ok()?;
     plan(&inventory, work.part, work.scope, work.full_text).ok()
 }
 
@@ -197,7 +196,7 @@ async fn look(path: &Path) -> Result<Inventory, EngineError> {
         .busy_timeout(LOOK_LIMIT);
     let cannot = |e: sqlx::Error| EngineError::new(format!("cannot read database `{}`: {e}", path.display()));
     let mut connection = options.connect().await.map_err(cannot)?;
-    let inventory = Inventory::read(&mut connection).await.map_err(cannot);
+    let inventory = inventory::read(&mut connection).await.map_err(cannot);
     connection.close().await.map_err(cannot)?;
     inventory
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use atlas_sidecar::engine::Settings;
 use atlas_sidecar::engine::schema::Report;
 use atlas_sidecar::engine::sqlite::Database;
-use atlas_sidecar::engine::sqlite::schema::{Inventory, prepare};
+use atlas_sidecar::engine::sqlite::schema::{inventory, prepare};
 
 use super::{Scene, clock, shell};
 
@@ -116,7 +116,7 @@ async fn the_inventory_says_what_is_missing() {
     scene.sql("CREATE VIEW search_cache AS SELECT id AS Query_Hash FROM authors");
     let database = Database::open(&scene.path("atlas.db"), false).await.unwrap();
     let mut reader = database.read(Duration::from_secs(10)).await.unwrap();
-    let inventory = Inventory::read(&mut reader).await.unwrap();
+    let inventory = inventory::read(&mut reader).await.unwrap();
     drop(reader);
     database.close().await;
     assert_eq!(inventory.has("Processing_Queue", &["STATUS"]), Ok(()));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Sqlite, SqliteConnection, Transaction};
 
-use super::inventory::Inventory;
+use super::inventory;
 use super::own::{API_INFRASTRUCTURE, ATLAS, Migration, OWN, SEARCH_ENHANCEMENT};
 use super::plan::{Action, Plan, Step, plan};
 use super::{Part, Scope, full_text};
@@ -132,7 +132,7 @@ impl<'a> Work<'a> {
         let path = self.database.path();
         let mut transaction = self.database.write().await.map_err(|e| failure("take the write lock", path, &e))?;
         let held = Instant::now();
-        let inventory = Inventory::read(&mut transaction).await.map_err(|e| failure("read the schema", path, &e))?;
+        let inventory = inventory::read(&mut transaction).await.map_err(|e| failure("read the schema", path, &e))?;
         let mut plan = plan(&inventory, self.part, self.scope, self.full_text).map_err(Failure::Broken)?;
         if plan.steps.is_empty() {
             return Ok(Stepped::Nothing(plan));

@@ -7,9 +7,9 @@
 //! It is filled under another name, in the order of the key, some rows per transaction, and renamed when it is complete. So nobody
 //! ever searches half an index, and a migration that was interrupted goes on after the last key it copied. Rows without a key are not in it.
 
-use super::inventory::{Inventory, Kind, Relation};
-use super::names::{quoted, shown, shown_list};
 use crate::engine::FullText;
+use crate::engine::schema::inventory::{Inventory, Kind, Relation};
+use crate::engine::schema::names::{quoted, shown, shown_list};
 
 /// How one index is made and filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,8 +175,8 @@ pub const SHADOWS: &[&str] = &["data", "idx", "content", "docsize", "config"];
 
 #[cfg(test)]
 mod tests {
-    use super::super::inventory::Column;
     use super::*;
+    use crate::engine::schema::inventory::Column;
 
     fn inventory(relations: &[(&str, Kind, &[&str])]) -> Inventory {
         let mut out = Inventory::default();

@@ -4,8 +4,8 @@
 
 use sha2::{Digest, Sha256};
 
-use super::inventory::Inventory;
 use crate::engine::EngineError;
+use crate::engine::schema::inventory::Inventory;
 
 /// The track of these files in `sidecar_migrations`.
 pub const OWN: &str = "own";
@@ -90,7 +90,7 @@ pub fn check(inventory: &Inventory) -> Result<(), EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::sqlite::schema::inventory::Applied;
+    use crate::engine::schema::inventory::Applied;
 
     fn with(track: &str, version: i64, checksum: &str) -> Result<(), EngineError> {
         let applied = vec![Applied { track: track.into(), version, checksum: checksum.into() }];

@@ -3,11 +3,11 @@
 //! Nothing here drops, rewrites or renames anything of the application's. What stands in the way becomes a note and stays.
 
 use super::full_text::{self, Need};
-use super::inventory::{Column, Index, Inventory, Kind, Relation};
-use super::names::{canonical, shown, shown_list};
 use super::own::{self, ATLAS, MIGRATIONS, Migration, OWN};
 use super::seed;
 use super::{Part, Scope};
+use crate::engine::schema::inventory::{Column, Index, Inventory, Kind, Relation};
+use crate::engine::schema::names::{canonical, shown, shown_list};
 use crate::engine::{EngineError, FullText};
 
 /// Ordered steps, and what is left alone.
@@ -299,7 +299,7 @@ fn future_full_text(index: &full_text::Index) -> impl Iterator<Item = (String, R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::sqlite::schema::inventory::Keys;
+    use crate::engine::schema::inventory::Keys;
 
     fn relation(name: &str, kind: Kind, columns: &[&str]) -> (String, Relation) {
         let columns = columns.iter().map(|c| Column { name: (*c).into(), ..Column::default() }).collect();
