@@ -8,6 +8,7 @@ pub mod default_config;
 pub mod export;
 pub mod health;
 pub mod migrate;
+pub mod unavailable;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -91,6 +92,8 @@ pub enum Verb {
     Export(Export),
     /// Ask the running sidecar whether it is ready.
     Health,
+    /// Something that this version does not have, by its name.
+    Unavailable(&'static str),
 }
 
 /// What `export` prints.
@@ -209,6 +212,19 @@ enum TypedVerb {
     /// Asks `/-/ready` at `server.listen`, over TLS where the web config file says so. The certificate is not verified. A server that wants a
     /// certificate of its clients counts as ready once it asks for one.
     Health(Shared),
+    #[command(hide = true, disable_help_flag = true)]
+    Backup(Rest),
+    #[command(hide = true, disable_help_flag = true)]
+    Restore(Rest),
+    #[command(hide = true, disable_help_flag = true)]
+    Drill(Rest),
+}
+
+/// Whatever stands behind a verb that is not available.
+#[derive(Debug, Args)]
+struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<OsString>,
 }
 
 /// Reads the process' command line and environment; says what is wrong with them on standard error.
@@ -261,6 +277,9 @@ impl TypedVerb {
             Self::Migrate { dry_run, shared } => (Verb::Migrate { dry_run }, shared),
             Self::Export { export, shared } => (Verb::Export(export), shared),
             Self::Health(shared) => (Verb::Health, shared),
+            Self::Backup(_) => (Verb::Unavailable("backup"), Shared::default()),
+            Self::Restore(_) => (Verb::Unavailable("restore"), Shared::default()),
+            Self::Drill(_) => (Verb::Unavailable("drill"), Shared::default()),
         }
     }
 }
@@ -347,6 +366,22 @@ mod tests {
         assert_eq!(moment("2026-11-22T20:00:00+01:00"), Ok(Moment::At(now)));
         for bad in ["24h", "", "-", "yesterday", "2026-11-22", "-5 parsecs"] {
             assert!(moment(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_available_is_told_whatever_stands_behind_it_and_is_not_in_the_list() {
+        for (line, verb) in [
+            ("backup", "backup"),
+            ("backup full --allow-empty --json", "backup"),
+            ("--config x.toml restore --at latest --to /x", "restore"),
+            ("drill --help", "drill"),
+        ] {
+            assert_eq!(parsed(line).map(|i| i.verb), Ok(Verb::Unavailable(verb)), "{line}");
+        }
+        let help = <Typed as clap::CommandFactory>::command().render_long_help().to_string();
+        for verb in ["backup", "restore", "drill", "Backup"] {
+            assert!(!help.contains(verb), "{verb}: {help}");
         }
     }
 

@@ -19,7 +19,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::sample::Desc;
 use crate::sample::globs::Globs;
 use crate::scrape::Source;
-use crate::secret::Secret;
+use crate::secret::{Secret, redacted_url};
 use crate::store::SampleStore;
 use crate::task::Pending;
 
@@ -104,14 +104,24 @@ pub struct Settings {
 
 /// A kind of database.
 pub trait Kind: Sync {
-    /// Whether `url` is one of this kind's; the error says what is expected, and nothing of the URL.
+    /// Whether `url` is one of this kind's; the error says what is expected, and nothing of the URL that may be secret.
     fn accepts(&self, url: &str) -> Result<(), String>;
 
-    /// Whether a password belongs to it.
-    fn takes_password(&self) -> bool;
+    /// Whether a password can be given beside `url`; the error says what about `url` is against it.
+    fn takes_password(&self, url: &str) -> Result<(), &'static str>;
 
     /// Whether two URLs lead to one database.
     fn is_same(&self, a: &str, b: &str) -> bool;
+
+    /// `url` without its secrets.
+    fn shown(&self, url: &str) -> String {
+        redacted_url(url)
+    }
+
+    /// What is unwise about `url`, in words.
+    fn caution(&self, _url: &str) -> Option<String> {
+        None
+    }
 
     /// Opens what `settings` name and does what `run` may do there by itself.
     fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready>;

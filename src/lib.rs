@@ -35,7 +35,7 @@
 //! rank 3  engine
 //! rank 2  scrape, ingest → expose     (expose may read ingest::latest; otherwise strangers)
 //! rank 1  store                       (ports)
-//! rank 0  sample clock retry secret task telemetry
+//! rank 0  sample clock nearest retry secret task telemetry
 //! ```
 
 pub mod app;
@@ -45,6 +45,7 @@ pub mod config;
 pub mod engine;
 pub mod expose;
 pub mod ingest;
+pub mod nearest;
 pub mod retry;
 pub mod sample;
 pub mod scrape;

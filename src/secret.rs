@@ -56,6 +56,11 @@ pub fn redacted_url(url: &str) -> String {
     }
     match path.rsplit_once('@') {
         Some((_, sloppy)) if !is_host(authority) => format!("{scheme}{HIDDEN}@{}", redacted_tail(sloppy)),
+        // `user:password` without a host: what stands in a port's place is none.
+        _ if !is_host(authority) && authority.contains(':') => {
+            let name = authority.split(':').next().unwrap_or_default();
+            format!("{scheme}{name}:{HIDDEN}{}", redacted_tail(path))
+        }
         _ => format!("{scheme}{authority}{}", redacted_tail(path)),
     }
 }
@@ -85,6 +90,7 @@ fn is_host(text: &str) -> bool {
         _ => (text, ""),
     };
     port.bytes().all(|b| b.is_ascii_digit())
+        && (host.starts_with('[') || !host.contains(':'))
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.[]:".contains(&b))
 }
 
@@ -135,6 +141,9 @@ mod tests {
             ("https://u:p/a?s#s@h/m?x=y", "https://<secret>@h/m?x=<secret>"),
             ("https://u:p@a/ss@h/m", "https://<secret>@h/m"),
             ("u:pass@h", "u:<secret>@h"),
+            ("postgres://u:pass", "postgres://u:<secret>"),
+            ("postgres://u:pass:1/db", "postgres://u:<secret>/db"),
+            ("postgres://h:5432/db", "postgres://h:5432/db"),
             ("sqlite://data/atlas.db", "sqlite://data/atlas.db"),
             ("http://u@h", "http://u@h"),
         ] {

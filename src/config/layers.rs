@@ -16,7 +16,7 @@ use super::{DEFAULT, Sources};
 const BY_DEFAULT: &str = "default";
 
 /// The origin of values from the command line.
-const BY_FLAG: &str = "--set";
+pub(super) const BY_FLAG: &str = "--set";
 
 /// What the names of variables that are keys begin with.
 pub(super) const PREFIX: &str = "ATLAS_SIDECAR__";
@@ -33,14 +33,9 @@ pub(super) fn is_default(value: &Value) -> bool {
     value.origin() == Some(BY_DEFAULT)
 }
 
-/// Whether `value` was given on the command line.
-pub(super) fn is_flag(value: &Value) -> bool {
-    value.origin() == Some(BY_FLAG)
-}
-
 /// Whether `value` is a text that stands for any kind of value: from the environment or the command line.
 pub(super) fn is_textual(value: &Value) -> bool {
-    is_flag(value) || value.origin().is_some_and(|origin| origin.starts_with(PREFIX))
+    value.origin().is_some_and(|origin| origin == BY_FLAG || origin.starts_with(PREFIX))
 }
 
 /// All layers, merged. A layer with problems is left out, so that the problems of the others are seen in the same run.

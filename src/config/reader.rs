@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use config::{Map, Value, ValueKind};
 
-use super::layers::{is_default, is_flag, is_textual, read_text, value_of_text};
-use super::problem::{Problem, nearest, shown};
+use super::layers::{BY_FLAG, is_default, is_textual, read_text, value_of_text};
+use super::problem::{Problem, shown};
 use super::values::{self, Read};
+use crate::nearest::nearest;
 use crate::secret::redacted_url;
 
 /// 64 KiB: a secret is a line; a larger file is the wrong file.
@@ -186,10 +187,11 @@ impl<'f> Section<'f> {
 
     /// The secret at `name`, or in the file at `file`; neither is ever shown.
     pub(super) fn secret(&mut self, name: &'static str, file: &'static str) -> Result<Option<Held>, Refused> {
-        if let Some(value) = self.entries.get(name) {
-            self.warn_of_open_place(name, value);
+        let held = self.hidden(name, file, Show::Never)?;
+        if let Some(held) = &held {
+            self.warn_of_open_place(held, name);
         }
-        self.hidden(name, file, Show::Never)
+        Ok(held)
     }
 
     /// The address at `name`, or in the file at `file`; shown without what may be secret in it.
@@ -228,19 +230,27 @@ impl<'f> Section<'f> {
         Ok(text.to_owned())
     }
 
-    /// A secret in a configuration file that everybody can read, or in the list of processes, is no secret.
-    fn warn_of_open_place(&self, name: &str, value: &Value) {
+    /// A secret in a configuration file that everybody can read, or in the list of processes, is no secret. Of one that has a file of its own
+    /// (`held` at another key than `name`), that file was looked at.
+    pub(super) fn warn_of_open_place(&self, held: &Held, name: &str) {
+        let taken = self.taken.iter().find(|(n, _)| *n == name && held.key == name);
+        let Some(origin) = taken.and_then(|(_, place)| place.origin.as_deref()) else { return };
         let key = self.key(name);
-        if is_flag(value) {
+        if origin == BY_FLAG {
             let words = "everybody on this machine can read it in the list of processes";
             self.found.warn(format!("`{key}`: {words}; use a variable, or `{key}_file`"));
         }
-        let path = value.origin().and_then(|o| o.rsplit_once(':')).map(|(path, _)| PathBuf::from(path));
+        let path = origin.rsplit_once(':').map(|(path, _)| PathBuf::from(path));
         if let Some(path) = path.filter(|p| p.is_file() && open_to_others(p)) {
             let path = path.display();
             let words = format!("everybody on this machine can read `{path}`");
             self.found.warn(format!("`{key}`: {words}; `chmod o-r {path}`, or use `{key}_file`"));
         }
+    }
+
+    /// Notes what is allowed but unwise about the value of `name`.
+    pub(super) fn warn(&self, name: &str, words: &str) {
+        self.found.warn(format!("`{}`: {words}", self.key(name)));
     }
 
     /// Whether `name`'s value is the compiled-in one.

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 
 use super::Settings;
 use super::values::{show_duration, show_size};
-use crate::engine::{Builtin, Query};
+use crate::engine::{Builtin, Query, kind_of};
 use crate::sample::globs::Globs;
 use crate::scrape::host;
 use crate::scrape::http::{Auth, Target};
-use crate::secret::redacted_url;
+use crate::secret::Secret;
 
 /// What stands in the place of a secret.
 const HIDDEN: &str = "<secret>";
@@ -39,9 +39,12 @@ pub fn redacted(settings: &Settings) -> Redacted {
         table(
             "database",
             vec![
-                ("url", json!(redacted_url(&engine.url))),
-                ("metrics_url", json!(engine.metrics_url.as_deref().map(redacted_url).unwrap_or_default())),
+                ("url", json!(shown(&engine.url))),
+                ("password", hidden(engine.password.as_ref())),
+                ("metrics_url", json!(engine.metrics_url.as_deref().map(shown).unwrap_or_default())),
+                ("metrics_password", hidden(engine.metrics_password.as_ref())),
                 ("create", json!(engine.create)),
+                ("widen_metric_value", json!(engine.widen_metric_value)),
             ],
         ),
     ];
@@ -94,6 +97,14 @@ pub fn redacted(settings: &Settings) -> Redacted {
         table("log", vec![("level", json!(log.level.to_string())), ("format", json!(log.format.to_string()))]),
     ]);
     Redacted(tables)
+}
+
+fn shown(url: &str) -> String {
+    kind_of(url).shown(url)
+}
+
+fn hidden(secret: Option<&Secret>) -> Value {
+    json!(if secret.is_some() { HIDDEN } else { "" })
 }
 
 fn of_host(host: &host::Settings) -> Table {

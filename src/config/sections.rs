@@ -79,19 +79,19 @@ fn password_of(
     url: &Result<Option<(&'static str, String)>, Refused>,
 ) -> Result<Option<Secret>, Refused> {
     let Some(held) = section.secret(name, file)? else { return Ok(None) };
-    match url {
-        Ok(Some((_, url))) if engine::kind_of(url).takes_password() => Ok(Some(Secret::new(held.text))),
-        Ok(Some((key, _))) => Err(section.reject(held.key, format!("has no meaning for the database of `{key}`"))),
-        _ => Ok(None),
+    let Ok(Some((key, url))) = url else { return Ok(None) };
+    match engine::kind_of(url).takes_password(url) {
+        Ok(()) => Ok(Some(Secret::new(held.text))),
+        Err(why) => Err(section.reject(held.key, format!("`{}` {why}", section.key(key)))),
     }
 }
 
 /// What is wrong with `metrics` beside `url`.
 fn no_second(metrics: &str, url: &str) -> Option<&'static str> {
-    let same_kind = std::ptr::addr_eq(engine::kind_of(metrics), engine::kind_of(url));
+    let kind = engine::kind_of(url);
     match () {
-        () if !same_kind => Some("must be a database of the same kind as `database.url`"),
-        () if engine::kind_of(url).is_same(metrics, url) => {
+        () if kind.accepts(metrics).is_err() => Some("must be a database of the same kind as `database.url`"),
+        () if kind.is_same(metrics, url) => {
             Some("must be another database than `database.url`; leave it empty to use the same one")
         }
         () => None,
@@ -105,10 +105,17 @@ fn database_url(
     file: &'static str,
 ) -> Result<Option<(&'static str, String)>, Refused> {
     let Some(held) = section.url(name, file)? else { return Ok(None) };
-    match engine::kind_of(&held.text).accepts(&held.text) {
-        Ok(()) => Ok(Some((held.key, held.text))),
-        Err(expected) => Err(section.reject(held.key, &expected)),
+    let kind = engine::kind_of(&held.text);
+    if let Err(expected) = kind.accepts(&held.text) {
+        return Err(section.reject(held.key, &expected));
     }
+    if kind.shown(&held.text) != held.text {
+        section.warn_of_open_place(&held, name);
+    }
+    if let Some(words) = kind.caution(&held.text) {
+        section.warn(held.key, &words);
+    }
+    Ok(Some((held.key, held.text)))
 }
 
 fn full_text(mut section: Section<'_>, tables: &mut BTreeMap<String, String>) -> FullText {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use config::{Value, ValueKind};
 
 use super::layers::{is_textual, value_of_text};
-use super::problem::{nearest, shown};
+use super::problem::shown;
+use crate::nearest::nearest;
 use crate::sample::globs::Globs;
 
 /// How a reader answers.

@@ -7,94 +7,81 @@
 //! - Those settings are startup parameters of the session. A pooler in transaction mode refuses or forgets them, and with them every promise made
 //!   here: such a connection is refused with a message that says so.
 
+pub mod address;
+pub mod connect;
 pub mod errors;
 mod opened;
+mod session;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Transaction};
+use sqlx::PgConnection;
 
 pub use opened::{Databases, Postgres};
+pub use session::within;
 
 use super::EngineError;
-use crate::secret::{Secret, redacted_url};
+use crate::secret::Secret;
+use address::Address;
+use connect::{Connector, Home};
+use session::{Lane, Session};
 
-/// How the sidecar is named in `pg_stat_activity`.
-const APPLICATION: &str = "atlas-sidecar";
+/// What a transaction that writes may take, seen from here: a statement of it is ended by the server after 30 s. Longer means that there is no server
+/// any more.
+pub const WRITE_LIMIT: Duration = Duration::from_secs(40);
 
-/// What a statement of ours may take where nobody set a shorter limit.
-const STATEMENT_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long a statement waits for a lock that somebody else holds.
-const LOCK_LIMIT: Duration = Duration::from_secs(2);
-
-/// How long the server keeps a transaction of ours in which nothing happens: a sidecar that hangs must not hold back VACUUM.
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
-
-/// How long the pools wait for a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-
-/// One database on a server.
+/// One database, on whichever of its servers can be written to.
 #[derive(Clone)]
 pub struct Database {
-    shown: Arc<str>,
-    writer: PgPool,
-    readers: PgPool,
+    connector: Arc<Connector>,
+    writer: Arc<Lane>,
+    readers: Arc<Lane>,
     /// Apart from the readers, so that a configured query that takes long keeps no collector waiting.
-    queries: PgPool,
+    queries: Arc<Lane>,
 }
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Database").field(&self.shown).finish()
+        f.debug_tuple("Database").field(&self.shown()).finish()
     }
 }
 
 impl Database {
     /// Connects to the database of `url`.
     pub async fn open(url: &str, password: Option<&Secret>) -> Result<Self, EngineError> {
-        let shown: Arc<str> = redacted_url(url).into();
-        let cannot = |e: &dyn fmt::Display| EngineError::new(format!("cannot connect to `{shown}`: {e}"));
-        let mut options = PgConnectOptions::from_str(url).map_err(|e| cannot(&e))?;
-        if let Some(password) = password {
-            options = options.password(password.reveal());
+        let address: Address = url.parse().map_err(|e| EngineError::new(format!("the database's URL {e}")))?;
+        let connector = Arc::new(Connector::new(address, password));
+        let lane = |reading, sessions| Lane::new(&connector, reading, sessions);
+        let database = Self { writer: lane(false, 1), readers: lane(true, 2), queries: lane(true, 1), connector };
+        match database.writer.open().await {
+            Ok(()) => Ok(database),
+            Err(e) => {
+                // What an error of input and output says in front adds nothing.
+                let why = match &e {
+                    sqlx::Error::Io(why) => why.to_string(),
+                    other => other.to_string(),
+                };
+                Err(EngineError::new(format!("cannot connect to `{}`: {why}", database.shown())))
+            }
         }
-        let limit = |limit: Duration| limit.as_millis().to_string();
-        let options = options.application_name(APPLICATION).disable_statement_logging().options([
-            ("TimeZone", "UTC".to_owned()),
-            ("statement_timeout", limit(STATEMENT_LIMIT)),
-            ("lock_timeout", limit(LOCK_LIMIT)),
-            ("idle_in_transaction_session_timeout", limit(IDLE_LIMIT)),
-        ]);
-        let pool = |connections| {
-            PgPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(CONNECT_LIMIT)
-                // Waiting for a connection is bounded by each source's timeout and told by its health, not by sqlx's log.
-                .acquire_slow_threshold(Duration::from_secs(3600))
-        };
-        let reading = options.clone().options([("default_transaction_read_only", "on")]);
-        Ok(Self {
-            writer: pool(1).connect_with(options).await.map_err(|e| cannot(&e))?,
-            readers: pool(2).connect_lazy_with(reading.clone()),
-            queries: pool(1).connect_lazy_with(reading),
-            shown,
-        })
     }
 
     /// The URL without its secrets.
     pub fn shown(&self) -> &str {
-        &self.shown
+        self.connector.shown()
     }
 
-    /// Begins a transaction. Keep it short, await nothing foreign in it.
-    pub async fn write(&self) -> Result<Transaction<'static, sqlx::Postgres>, sqlx::Error> {
-        self.writer.begin().await
+    /// Where sessions are now, and whether they are encrypted.
+    pub fn home(&self) -> Option<Home> {
+        self.connector.home()
+    }
+
+    /// Begins a transaction. Keep it short, await nothing foreign in it, and do it [`within`] [`WRITE_LIMIT`].
+    pub async fn write(&self) -> Result<Writer, sqlx::Error> {
+        self.writer.begin("BEGIN").await.map(Writer)
     }
 
     /// A read-only transaction whose statements are ended by the server once `limit` is over.
@@ -115,15 +102,37 @@ impl Database {
     }
 }
 
+/// A transaction that writes. Dropped before [`Writer::commit`], it is undone.
+pub struct Writer(Session);
+
+impl Writer {
+    /// Ends the transaction so that it counts. An error does not say that it does not: the answer may have been lost on its way.
+    pub async fn commit(self) -> Result<(), sqlx::Error> {
+        self.0.commit().await
+    }
+}
+
+impl Deref for Writer {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Writer {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
 /// A read-only transaction with a deadline; it ends, with nothing to undo, when it is dropped.
-pub struct Reader(Transaction<'static, sqlx::Postgres>);
+pub struct Reader(Session);
 
 impl Reader {
-    async fn of(pool: &PgPool, limit: Duration) -> Result<Self, sqlx::Error> {
-        let mut transaction = pool.begin_with("BEGIN READ ONLY").await?;
-        let set = format!("SET LOCAL statement_timeout = {}", limit.as_millis().max(1));
-        sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut *transaction).await?;
-        Ok(Self(transaction))
+    async fn of(lane: &Arc<Lane>, limit: Duration) -> Result<Self, sqlx::Error> {
+        let limit = limit.as_millis().max(1);
+        lane.begin(&format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {limit}")).await.map(Self)
     }
 }
 

@@ -195,10 +195,12 @@ fn the_reference_names_every_key() {
 fn every_example_loads() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
     let scratch = tempfile::tempdir().unwrap();
-    private_file(scratch.path(), "search.password", "pass\n");
+    for name in ["search.password", "database.password"] {
+        private_file(scratch.path(), name, "pass\n");
+    }
     let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
-    assert_eq!(names.len(), 4);
+    assert_eq!(names.len(), 5);
     for path in names {
         let toml = std::fs::read_to_string(&path).unwrap();
         let toml = toml.replace("/etc/atlas-sidecar", scratch.path().to_str().unwrap());
@@ -349,7 +351,7 @@ fn a_metrics_database_behind_a_link_is_still_the_same_file() {
     let urls = |metrics: &Path| {
         format!("[database]\nurl = \"sqlite://{}\"\nmetrics_url = \"sqlite://{}\"\n", file.display(), metrics.display())
     };
-    assert!(load(&urls(&link)).unwrap_err().to_string().contains("another file than"));
+    assert!(load(&urls(&link)).unwrap_err().to_string().contains("another database than"));
     assert!(load(&urls(&folder.path().join("other.db"))).is_ok());
 }
 
@@ -432,6 +434,11 @@ fn no_secret_is_ever_shown_in_an_error() {
         format!("[database]\nurl = \"sqlite://u:{CANARY}@h/d?key={CANARY}\"\n"),
         format!("[database]\nurl = \"{CANARY}\"\n"),
         format!("[database]\nmetrics_url = \"mysql://u:{CANARY}@h/d\"\n"),
+        format!("[database]\nurl = \"postgres://u:{CANARY}\"\n"),
+        format!("[database]\nurl = \"postgres://u:a@{CANARY}@h/d\"\n"),
+        format!("[database]\nurl = \"postgres://u:a/{CANARY}@h/d\"\n"),
+        format!("[database]\nurl = \"postgres://u:{CANARY}@h/d\"\npassword = \"{CANARY}\"\n"),
+        format!("[database]\nurl = \"postgres://u@h/d\"\npassword_file = \"two-lines\"\npassword = \"{CANARY}\"\n"),
         "[database]\nurl_file = \"wrong-url\"\n".to_owned(),
         format!("[database]\npasword = \"{CANARY}\"\n"),
         format!("[database]\nurl = [\"{CANARY}\"]\n"),
@@ -472,7 +479,7 @@ fn no_secret_is_ever_shown_in_an_error() {
         }
     }
     for (name, value) in [
-        ("ATLAS_SIDECAR__DATABASE__URL", format!("postgres://u:{CANARY}@h/d")),
+        ("ATLAS_SIDECAR__DATABASE__URL", format!("postgres://u:{CANARY}@h/d?{CANARY}")),
         ("ATLAS_SIDECAR__DATABASE__PASSWORD", CANARY.to_owned()),
         ("ATLAS_SIDECAR__SCRAPE__TARGETS", format!("[{{ password = \"{CANARY}\" ")),
         ("ATLAS_SIDECAR__SCRAPE__TARGETS", format!("[{{ password = \"{CANARY}\" }}]")),
@@ -487,7 +494,8 @@ fn no_secret_is_ever_shown_in_an_error() {
         CANARY.to_owned(),
         format!("={CANARY}"),
         format!("scrape.targets[0].password={CANARY}"),
-        format!("database.url=postgres://u:{CANARY}@h/d"),
+        format!("database.url=postgres://u:{CANARY}@h:/d?sslmode={CANARY}"),
+        format!("database.url=postgres://u:{CANARY}/@h/d"),
         format!("nonsense={CANARY}"),
     ] {
         let out = sidecar(folder.path(), &["check", "--set", &flag]);
@@ -524,6 +532,58 @@ fn a_secret_that_everybody_can_read_is_a_warning() {
     std::fs::write(&file, toml("bearer_token = \"t\"")).unwrap();
     let said = checked();
     assert!(said.contains("# warn  secrets") && said.contains("bearer_token_file"), "{said}");
+}
+
+/// The same for the database's: in the URL, beside it, in files; and the way to the server.
+#[test]
+fn a_database_password_that_everybody_can_read_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let warnings = |mode: u32, toml: &str| {
+        let file = private_file(folder.path(), "sidecar.toml", toml);
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
+        config::load(&Sources { file: Some(file), ..Sources::default() }).unwrap_or_else(|e| panic!("{e}")).warnings
+    };
+    let inside = format!("[database]\nurl = \"postgres://u:{CANARY}@localhost/d\"\n");
+    let beside = format!("[database]\nurl = \"postgres://u@localhost/d\"\npassword = \"{CANARY}\"\n");
+    let harmless = "[database]\nurl = \"postgres://u@localhost/d?sslmode=disable\"\npassword = \"\"\n";
+    for toml in [inside.as_str(), beside.as_str(), harmless] {
+        assert_eq!(warnings(0o600, toml), Vec::<String>::new());
+    }
+    assert_eq!(warnings(0o644, harmless), Vec::<String>::new());
+    for (toml, key) in [(inside, "`database.url`: "), (beside, "`database.password`: ")] {
+        let said = warnings(0o644, &toml).join("\n");
+        assert!(
+            said.starts_with(key) && said.contains("everybody on this machine can read") && said.contains("_file`"),
+            "{said}"
+        );
+        assert!(!said.contains(CANARY), "{said}");
+    }
+    let said = warnings(0o600, "[database]\nurl = \"postgres://u@db/d\"\n").join("\n");
+    assert_eq!(
+        said,
+        "`database.url`: `sslmode=prefer` to `db:5432`: the session may not be encrypted, and another server can pass for it; write \
+         `sslmode=verify-full`, and `sslrootcert=FILE` if the authority is your own"
+    );
+}
+
+/// E-11: the configuration of a PostgreSQL database, printed and loaded again.
+#[test]
+fn a_database_password_is_never_shown() {
+    let url = |user: &str| format!("postgres://{user}@/d?host=/run/postgresql&connect_timeout=9");
+    let toml = |user: &str| {
+        format!(
+            "[database]\nurl = \"{}\"\nmetrics_url = \"{}\"\nmetrics_password = \"{CANARY}\"\n",
+            url(user),
+            url("v").replace("/d", "/e")
+        )
+    };
+    let loaded = load(&toml(&format!("u:{CANARY}"))).unwrap_or_else(|e| panic!("{e}"));
+    let printed = redacted(&loaded.settings).to_string();
+    assert!(printed.contains(&format!("url = \"{}\"", url("u:<secret>"))), "{printed}");
+    assert!(printed.contains("metrics_password = \"<secret>\""), "{printed}");
+    for shown in [printed, format!("{loaded:?}"), format!("{:?}", loaded.settings)] {
+        assert!(!shown.contains(CANARY), "{shown}");
+    }
 }
 
 #[test]
@@ -591,9 +651,30 @@ fn wrong_usage_ends_with_64() {
         (&["check", "--frobnicate"], 64),
         (&["export", "--from", "yesterday", "--to", "now", "--format", "csv"], 64),
         (&["health", "--set", "server.listen=nowhere"], 64),
+        (&["backup", "full", "--frobnicate"], 1),
+        (&["restore", "--help"], 1),
+        (&["drill", "--json"], 1),
     ] {
         assert_eq!(sidecar(folder.path(), args).status.code(), Some(code), "{args:?}");
     }
+}
+
+/// Nobody may believe that there is a copy of anything.
+#[test]
+fn backups_say_that_they_are_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    for verb in ["backup", "restore", "drill"] {
+        // Also with a configuration that is none.
+        let out = sidecar(folder.path(), &["--config", "nowhere.toml", verb, "--to", "x"]);
+        let said = text(&out.stderr);
+        assert_eq!((out.status.code(), text(&out.stdout)), (Some(1), String::new()), "{said}");
+        assert!(
+            said.starts_with(&format!("error: `{verb}` is not available: this version makes no backups")),
+            "{said}"
+        );
+        assert!(said.contains("pg_basebackup") && said.contains(".backup"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 /// Answers every connection with what `answer` makes of it, until the test ends.

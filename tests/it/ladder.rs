@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 const RANKS: &[(&str, u8)] = &[
     ("sample", 0),
     ("clock", 0),
+    ("nearest", 0),
     ("retry", 0),
     ("secret", 0),
     ("task", 0),

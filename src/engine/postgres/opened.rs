@@ -5,12 +5,14 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 use super::Database;
+use super::address::Address;
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::{MigrateOptions, Report};
 use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings};
 use crate::sample::Desc;
 use crate::scrape::Source;
+use crate::secret::redacted_url;
 use crate::store::SampleStore;
 use crate::task::Pending;
 
@@ -19,18 +21,27 @@ pub struct Postgres;
 
 impl Kind for Postgres {
     fn accepts(&self, url: &str) -> Result<(), String> {
-        use std::str::FromStr;
-        sqlx::postgres::PgConnectOptions::from_str(url)
-            .map(drop)
-            .map_err(|_| "must be `postgres://user@host:port/database`".to_owned())
+        url.parse().map(|_: Address| ())
     }
 
-    fn takes_password(&self) -> bool {
-        true
+    fn takes_password(&self, url: &str) -> Result<(), &'static str> {
+        match url.parse() {
+            Ok(Address { password: Some(_), .. }) => Err("has a password in it; keep one of them"),
+            _ => Ok(()),
+        }
     }
 
     fn is_same(&self, a: &str, b: &str) -> bool {
-        a == b
+        let address = |url: &str| url.parse::<Address>().ok();
+        address(a).zip(address(b)).is_some_and(|(a, b)| a.is_same(&b))
+    }
+
+    fn shown(&self, url: &str) -> String {
+        url.parse().map_or_else(|_| redacted_url(url), |address: Address| address.shown)
+    }
+
+    fn caution(&self, url: &str) -> Option<String> {
+        url.parse().ok().and_then(|address: Address| address.caution())
     }
 
     fn open<'a>(&'a self, settings: &'a Settings, _clock: &'a Clock, _registry: &'a Registry) -> Answer<'a, Ready> {

@@ -35,8 +35,8 @@ impl Kind for Sqlite {
         })
     }
 
-    fn takes_password(&self) -> bool {
-        false
+    fn takes_password(&self, _url: &str) -> Result<(), &'static str> {
+        Err("is a file, which has no password")
     }
 
     /// Links are followed where the file exists.
