@@ -1,5 +1,7 @@
 //! PostgreSQL, as a server of our own.
 
+mod connect;
+
 use atlas_sidecar::engine::postgres::Database;
 
 use crate::support::postgres::Cluster;

@@ -11,8 +11,7 @@
 //! What sqlx takes from the environment (`PGPASSWORD`, `PGSSLROOTCERT`, …) is overwritten; where it cannot be, connecting is refused as long as the variable is
 //! set. `~/.pgpass` is not read.
 //!
-//! One session begins at a time, and after a round of all hosts that found none, the next one waits ([`BACKOFF`]): until then the answer is the
-//! last one.
+//! After a round of all hosts that found none, the next one waits ([`BACKOFF`]): until then the answer is the last one.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -67,13 +66,12 @@ pub struct Home {
 pub struct Connector {
     address: Address,
     password: Option<Secret>,
-    rounds: tokio::sync::Mutex<Rounds>,
     home: Mutex<Option<Home>>,
 }
 
-/// The rounds that found no server.
+/// The rounds that found no server. Who reads has others than who writes: a database may be read that cannot be written to.
 #[derive(Default)]
-struct Rounds {
+pub struct Rounds {
     failures: u32,
     last: Option<(Instant, String)>,
 }
@@ -82,7 +80,7 @@ impl Connector {
     /// For the servers at `address`; a password beside the URL is the stronger one.
     pub fn new(address: Address, password: Option<&Secret>) -> Self {
         let password = password.or(address.password.as_ref()).cloned();
-        Self { address, password, rounds: tokio::sync::Mutex::default(), home: Mutex::default() }
+        Self { address, password, home: Mutex::default() }
     }
 
     /// The URL without its password.
@@ -96,8 +94,7 @@ impl Connector {
     }
 
     /// A new session on the first host that is the one. The error names all of them.
-    pub async fn connect(&self, reading: bool) -> Result<PgConnection, sqlx::Error> {
-        let mut rounds = self.rounds.lock().await;
+    pub async fn connect(&self, reading: bool, rounds: &mut Rounds) -> Result<PgConnection, sqlx::Error> {
         if let Some((until, why)) = &rounds.last
             && Instant::now() < *until
         {
@@ -271,7 +268,8 @@ fn words_of_tls(error: &rustls::Error) -> String {
     use rustls::CertificateError as Bad;
     let rustls::Error::InvalidCertificate(bad) = error else { return format!("TLS: {error}") };
     let what = match bad {
-        Bad::UnknownIssuer => {
+        // Of another authority with the name of a trusted one: of one that was made anew.
+        Bad::UnknownIssuer | Bad::BadSignature => {
             "no authority that is trusted has signed it; name the one that did with `sslrootcert=FILE`".to_owned()
         }
         Bad::NotValidForName | Bad::NotValidForNameContext { .. } => format!("it is for another host ({bad})"),

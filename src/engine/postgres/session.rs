@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connect::Connector;
+use super::connect::{Connector, Rounds};
 use crate::task::Tasks;
 
 /// How long a lane waits for a session that somebody else has.
@@ -40,6 +40,8 @@ pub struct Lane {
     kept: Mutex<Vec<Kept>>,
     free: Arc<Semaphore>,
     resting: Tasks,
+    /// Held while a session begins: one at a time.
+    rounds: tokio::sync::Mutex<Rounds>,
 }
 
 /// A session that nobody has.
@@ -57,6 +59,7 @@ impl Lane {
             kept: Mutex::default(),
             free: Arc::new(Semaphore::new(sessions)),
             resting: Tasks::new(),
+            rounds: tokio::sync::Mutex::default(),
         })
     }
 
@@ -69,16 +72,15 @@ impl Lane {
                 return Ok(self.session(kept, place));
             }
         }
-        let connection = self.connector.connect(self.reading).await?;
-        let mut kept = Kept { connection, since: Instant::now() };
+        let mut kept = self.connect().await?;
         self.begun(&mut kept.connection, begin).await?;
         Ok(self.session(kept, place))
     }
 
     /// Connects now, so that what is wrong is known.
     pub async fn open(&self) -> Result<(), sqlx::Error> {
-        let connection = self.connector.connect(self.reading).await?;
-        self.lock().push(Kept { connection, since: Instant::now() });
+        let kept = self.connect().await?;
+        self.keep(kept);
         Ok(())
     }
 
@@ -109,6 +111,11 @@ impl Lane {
                 "the server takes no writes any more",
             ))),
         }
+    }
+
+    async fn connect(&self) -> Result<Kept, sqlx::Error> {
+        let connection = self.connector.connect(self.reading, &mut *self.rounds.lock().await).await?;
+        Ok(Kept { connection, since: Instant::now() })
     }
 
     fn session(self: &Arc<Self>, kept: Kept, place: OwnedSemaphorePermit) -> Session {

@@ -51,6 +51,30 @@ impl Cluster {
         cluster
     }
 
+    /// Starts a standby of it that follows it by streaming.
+    pub fn standby(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::set_permissions(&data, PermissionsExt::from_mode(0o700)).unwrap();
+        let owner = self.data().metadata().unwrap();
+        std::os::unix::fs::chown(&data, Some(owner.uid()), Some(owner.gid())).unwrap();
+        let mut copy = as_server_user("pg_basebackup");
+        copy.args(["-R", "--no-sync", "-c", "fast", "-U", "postgres", "-p", &self.port.to_string(), "-h"])
+            .arg(self.data());
+        let out = copy.arg("-D").arg(&data).output().unwrap();
+        assert!(out.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&out.stderr));
+        let mut standby = Self { folder, port: free_address().port(), settings: self.settings.clone(), server: None };
+        standby.restart();
+        standby
+    }
+
+    /// Makes a standby a server that can be written to.
+    pub fn promote(&self) {
+        assert_eq!(self.psql("postgres", "SELECT pg_promote(true, 30)"), "t");
+    }
+
     /// Where the server's files are.
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
