@@ -8,7 +8,9 @@
 //!   here: such a connection is refused with a message that says so.
 
 pub mod errors;
+mod history;
 mod opened;
+pub mod samples;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
