@@ -10,7 +10,9 @@
 pub mod address;
 pub mod connect;
 pub mod errors;
+mod history;
 mod opened;
+pub mod samples;
 mod session;
 
 use std::fmt;
@@ -21,13 +23,13 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 pub use opened::{Databases, Postgres};
-pub use session::within;
+pub use session::{Session, within};
 
 use super::EngineError;
 use crate::secret::Secret;
 use address::Address;
 use connect::{Connector, Home};
-use session::{Lane, Session};
+use session::Lane;
 
 /// What a transaction that writes may take, seen from here: a statement of it is ended by the server after 30 s. Longer means that there is no server
 /// any more.
@@ -82,6 +84,12 @@ impl Database {
     /// Begins a transaction. Keep it short, await nothing foreign in it, and do it [`within`] [`WRITE_LIMIT`].
     pub async fn write(&self) -> Result<Writer, sqlx::Error> {
         self.writer.begin("BEGIN").await.map(Writer)
+    }
+
+    /// A session of the writer without a transaction, for a single statement that is one by itself (COPY). It is closed when it is dropped, unless it was
+    /// called [`Session::sound`] before.
+    pub async fn alone(&self) -> Result<Session, sqlx::Error> {
+        self.writer.lend().await
     }
 
     /// A read-only transaction whose statements are ended by the server once `limit` is over.

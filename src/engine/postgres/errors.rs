@@ -1,13 +1,30 @@
 //! What an error of PostgreSQL means to the caller: for a store what to do next, for a collector why there is nothing.
 //!
-//! The first two characters of a SQLSTATE are its class (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
+//! The first two characters of a SQLSTATE are its class (<https://www.postgresql.org/docs/current/errcodes-appendix.html>). For a store they
+//! fall into four groups:
+//!
+//! | group | states | next |
+//! |---|---|---|
+//! | the server or the way to it | 08, 57P0x, 58, 28, 3D, 53 but one; no state at all | `Busy`: servers are restarted, fail over, change their passwords |
+//! | somebody else, for a while | 55 and 40 (locks, deadlocks, serialization), 57014 (a timeout), 25 (read-only: a standby that is about to be promoted), 42501 (a right that an administrator can grant), 42P01 (a table in the middle of the application's own migration) | `Busy`; the queue bounds how long that is hoped for |
+//! | no space | 53100 | `Full` |
+//! | one row | 22, 23, 44, P0001, but 23505 on the id | `Rejected`, with [`row_reason`] |
+//!
+//! Everything else is `Broken`: a mistake of ours, or a damaged server.
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::scrape::CollectError;
 use crate::store::StoreError;
 
 /// The SQLSTATE, where the error is the server's.
 pub fn state(error: &sqlx::Error) -> Option<String> {
-    Some(error.as_database_error()?.code()?.into_owned())
+    Some(told(error)?.code().to_owned())
+}
+
+/// What the server told.
+fn told(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
 }
 
 /// Whether the table that is asked for does not exist.
@@ -15,12 +32,78 @@ pub fn is_missing_table(error: &sqlx::Error) -> bool {
     state(error).as_deref() == Some("42P01")
 }
 
-/// What a writer does next.
+/// Whether a row has a key that another row has.
+pub fn is_taken(error: &sqlx::Error) -> bool {
+    state(error).as_deref() == Some("23505")
+}
+
+/// Whether the session is over, or of no use to a writer: the next connection may lead to another server.
+pub fn is_session_over(error: &sqlx::Error) -> bool {
+    match told(error) {
+        Some(told) => told.severity() != PgSeverity::Error || told.code() == "25006",
+        None => true,
+    }
+}
+
+/// Why the table refuses a row, if that is what the error says: the label of a counter.
+pub fn row_reason(error: &sqlx::Error) -> Option<&'static str> {
+    let state = state(error)?;
+    match state.as_str() {
+        // numeric_value_out_of_range
+        "22003" => Some("overflow"),
+        // string_data_right_truncation
+        "22001" => Some("name_too_long"),
+        // character_not_in_repertoire, untranslatable_character: not in the encoding of the database, or NUL
+        "22021" | "22P05" => Some("encoding"),
+        // raise_exception: a trigger's
+        "P0001" => Some("constraint"),
+        _ if ["22", "23", "44"].contains(&&state[..2]) => Some("constraint"),
+        _ => None,
+    }
+}
+
+/// Which row of a COPY into `table` the error is about, from zero. The server says "COPY system_metrics, line 3, column …" in its own language,
+/// but always the table before the line.
+pub fn copied_row(error: &sqlx::Error, table: &str) -> Option<usize> {
+    told(error)?.r#where()?.lines().find_map(|line| {
+        let (_, behind) = line.split_once(table)?;
+        let number = behind.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+        number[..end].parse::<usize>().ok()?.checked_sub(1)
+    })
+}
+
+/// The error's words, with what to do about it where that is somebody's to do.
+fn words(error: &sqlx::Error) -> String {
+    let what = error.to_string();
+    match state(error).as_deref() {
+        Some("42501") => format!(
+            "{what}; the sidecar's role needs SELECT and INSERT on `system_metrics`, and SELECT, INSERT and UPDATE on the `sidecar_` tables"
+        ),
+        Some("25006") => format!("{what}: this server is a standby, or set to read-only"),
+        Some("53100") => format!("{what}: the server's disk is full"),
+        _ => what,
+    }
+}
+
+/// What a writer does next. What a row broke is named by its caller, who knows the row; here it is `Broken`.
 pub fn store_error(error: sqlx::Error) -> StoreError {
-    let why = error.to_string();
+    let why = words(&error);
     match state(&error).as_deref() {
         Some("53100") => StoreError::Full(why),
-        Some(_) | None => StoreError::Busy(why),
+        Some("57014" | "42501" | "42P01") => StoreError::Busy(why),
+        Some(state) if ["08", "25", "28", "3D", "40", "53", "55", "57", "58"].contains(&&state[..2]) => {
+            StoreError::Busy(why)
+        }
+        Some(_) => StoreError::Broken(why),
+        None => match error {
+            // The pool is closed for good; everything else between us and the server heals with the next connection.
+            sqlx::Error::PoolClosed => StoreError::Broken(why),
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::RowNotFound => {
+                StoreError::Broken(why)
+            }
+            _ => StoreError::Busy(why),
+        },
     }
 }
 
@@ -28,7 +111,16 @@ pub fn store_error(error: sqlx::Error) -> StoreError {
 pub fn collect_error(error: sqlx::Error) -> CollectError {
     let why = error.to_string();
     match state(&error).as_deref() {
+        // query_canceled: by `statement_timeout`, mostly
         Some("57014") => CollectError::Timeout,
+        // data_corrupted, index_corrupted
+        Some("XX001" | "XX002") => CollectError::Malformed(why),
+        // The server does not take us, refuses what we ask, or holds a lock on it.
+        Some(state)
+            if state == "42501" || ["08", "25", "28", "3D", "40", "53", "55", "57", "58"].contains(&&state[..2]) =>
+        {
+            CollectError::Unreachable(why)
+        }
         Some(_) => CollectError::Internal(why),
         None => match error {
             sqlx::Error::PoolTimedOut => CollectError::Timeout,

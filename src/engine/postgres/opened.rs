@@ -6,6 +6,7 @@ use prometheus::Registry;
 
 use super::Database;
 use super::address::Address;
+use super::samples::Samples;
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::{MigrateOptions, Report};
@@ -13,7 +14,7 @@ use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, 
 use crate::sample::Desc;
 use crate::scrape::Source;
 use crate::secret::redacted_url;
-use crate::store::SampleStore;
+use crate::store::{SampleStore, StoreError};
 use crate::task::Pending;
 
 /// PostgreSQL, as a kind of database.
@@ -56,8 +57,8 @@ impl Kind for Postgres {
         })
     }
 
-    fn history<'a>(&'a self, _settings: &'a Settings) -> Answer<'a, Archive> {
-        Box::pin(async { Err(EngineError::new("not yet")) })
+    fn history<'a>(&'a self, settings: &'a Settings) -> Answer<'a, Archive> {
+        Box::pin(history(settings))
     }
 
     fn check<'a>(&'a self, _settings: &'a Settings, _clock: &'a Clock) -> Pending<'a, Vec<(String, Checked)>> {
@@ -87,11 +88,20 @@ pub struct Databases {
 impl Opened for Databases {
     fn samples<'a>(
         &'a self,
-        _instance: Instance,
-        _host: &'a str,
-        _now: Timestamp,
+        instance: Instance,
+        host: &'a str,
+        now: Timestamp,
     ) -> Answer<'a, Option<Arc<dyn SampleStore>>> {
-        Box::pin(async { Ok(None) })
+        Box::pin(async move {
+            let database = self.metrics.as_ref().unwrap_or(&self.app);
+            let cannot = |e: StoreError| EngineError::new(format!("cannot use database `{}`: {e}", database.shown()));
+            let samples = Samples::new(database.clone(), instance);
+            if samples.lacks().await.map_err(cannot)?.is_some() {
+                return Ok(None);
+            }
+            samples.register(host, now).await.map_err(cannot)?;
+            Ok(Some(Arc::new(samples) as Arc<dyn SampleStore>))
+        })
     }
 
     fn sources<'a>(&'a self, _settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
@@ -106,4 +116,28 @@ impl Opened for Databases {
             }
         })
     }
+}
+
+/// Opens the database of samples for reading.
+async fn history(settings: &Settings) -> Result<Archive, EngineError> {
+    let (url, password) = match &settings.metrics_url {
+        Some(url) => (url, settings.metrics_password.as_ref()),
+        None => (&settings.url, settings.password.as_ref()),
+    };
+    let database = Database::open(url, password).await?;
+    // Reading needs no number of ours; nothing is registered.
+    let instance = Instance::parse("000000000000").ok_or_else(|| EngineError::new("no instance"))?;
+    let samples = Samples::new(database.clone(), instance);
+    let no_history =
+        |why: &dyn std::fmt::Display| EngineError::new(format!("no history in `{}`: {why}", database.shown()));
+    let usable = match samples.lacks().await {
+        Ok(None) => Ok(()),
+        Ok(Some(missing)) => Err(no_history(&missing).hint("`atlas-sidecar migrate` makes what is missing")),
+        Err(e) => Err(no_history(&e)),
+    };
+    if let Err(e) = usable {
+        database.close().await;
+        return Err(e);
+    }
+    Ok(Archive { samples: Arc::new(samples), database: Box::new(Databases { app: database, metrics: None }) })
 }

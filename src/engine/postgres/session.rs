@@ -65,16 +65,25 @@ impl Lane {
 
     /// Begins a transaction with `begin`, on a kept session or a new one.
     pub async fn begin(self: &Arc<Self>, begin: &str) -> Result<Session, sqlx::Error> {
+        self.session(&format!("{begin};"), AtDrop::RollBack).await
+    }
+
+    /// A session without a transaction. Dropped before [`Session::sound`], it is closed.
+    pub async fn lend(self: &Arc<Self>) -> Result<Session, sqlx::Error> {
+        self.session("", AtDrop::Close).await
+    }
+
+    async fn session(self: &Arc<Self>, begin: &str, at_drop: AtDrop) -> Result<Session, sqlx::Error> {
         let free = tokio::time::timeout(WAIT_LIMIT, Arc::clone(&self.free).acquire_owned()).await;
         let place = free.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
         while let Some(mut kept) = self.take() {
             if kept.since.elapsed() < MOST_AGE && self.begun(&mut kept.connection, begin).await.is_ok() {
-                return Ok(self.session(kept, place));
+                return Ok(Session { held: Some((kept, place)), lane: Arc::clone(self), at_drop });
             }
         }
         let mut kept = self.connect().await?;
         self.begun(&mut kept.connection, begin).await?;
-        Ok(self.session(kept, place))
+        Ok(Session { held: Some((kept, place)), lane: Arc::clone(self), at_drop })
     }
 
     /// Connects now, so that what is wrong is known.
@@ -94,7 +103,7 @@ impl Lane {
         }
     }
 
-    /// Begins a transaction; an error where the server is the wrong one by now.
+    /// Begins; an error where the server is the wrong one by now.
     async fn begun(&self, connection: &mut PgConnection, begin: &str) -> Result<(), sqlx::Error> {
         let question = match self.reading {
             true => "pg_is_in_recovery()",
@@ -102,8 +111,8 @@ impl Lane {
             false => "current_setting('transaction_read_only') = 'on'",
         };
         // One message, one way: the last statement answers.
-        let text = AssertSqlSafe(format!("{begin}; SELECT {question}"));
-        let rows = within(LOOK_LIMIT, sqlx::raw_sql(text).fetch_all(connection)).await?;
+        let text = AssertSqlSafe(format!("{begin} SELECT {question}"));
+        let rows = within(LOOK_LIMIT, sqlx::raw_sql(text).fetch_all(connection)).await.flatten()?;
         match rows.last().ok_or(sqlx::Error::RowNotFound)?.try_get(0)? {
             false => Ok(()),
             true => Err(sqlx::Error::Io(io::Error::new(
@@ -116,10 +125,6 @@ impl Lane {
     async fn connect(&self) -> Result<Kept, sqlx::Error> {
         let connection = self.connector.connect(self.reading, &mut *self.rounds.lock().await).await?;
         Ok(Kept { connection, since: Instant::now() })
-    }
-
-    fn session(self: &Arc<Self>, kept: Kept, place: OwnedSemaphorePermit) -> Session {
-        Session { held: Some((kept, place)), lane: Arc::clone(self), ended: false }
     }
 
     fn take(&self) -> Option<Kept> {
@@ -137,11 +142,22 @@ impl Lane {
     }
 }
 
-/// A session in a transaction.
+/// A session, for somebody alone.
 pub struct Session {
     held: Option<(Kept, OwnedSemaphorePermit)>,
     lane: Arc<Lane>,
-    ended: bool,
+    at_drop: AtDrop,
+}
+
+/// What becomes of a session that is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtDrop {
+    /// It is in a transaction, which is to be undone.
+    RollBack,
+    /// Nothing is under way: the next one may have it.
+    Keep,
+    /// Answers may be under way that the next one would take for its own.
+    Close,
 }
 
 impl Session {
@@ -149,8 +165,13 @@ impl Session {
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         // COMMIT of a transaction in which a statement failed is a ROLLBACK that looks like a success; a statement in front of it is refused there.
         sqlx::raw_sql("SELECT; COMMIT").execute(&mut *self).await?;
-        self.ended = true;
+        self.sound();
         Ok(())
+    }
+
+    /// Nothing is under way: no transaction, and no answer.
+    pub fn sound(&mut self) {
+        self.at_drop = AtDrop::Keep;
     }
 }
 
@@ -172,15 +193,15 @@ impl Drop for Session {
     fn drop(&mut self) {
         let Some((mut kept, place)) = self.held.take() else { return };
         let lane = Arc::clone(&self.lane);
-        if self.ended {
-            return lane.keep(kept);
-        }
-        // At the end of the process there may be nobody left to wait for an answer; the closed socket tells the server the same.
-        if tokio::runtime::Handle::try_current().is_err() {
-            return;
+        match self.at_drop {
+            AtDrop::Keep => return lane.keep(kept),
+            // At the end of the process there may be nobody left to wait for an answer; the closed socket tells the server the same.
+            AtDrop::RollBack if tokio::runtime::Handle::try_current().is_ok() => {}
+            AtDrop::RollBack | AtDrop::Close => return,
         }
         self.lane.resting.spawn("rollback", async move {
-            if within(REST_LIMIT, sqlx::raw_sql("ROLLBACK").execute(&mut kept.connection)).await.is_ok() {
+            let undone = within(REST_LIMIT, sqlx::raw_sql("ROLLBACK").execute(&mut kept.connection)).await;
+            if undone.flatten().is_ok() {
                 lane.keep(kept);
             }
             drop(place);
@@ -190,9 +211,9 @@ impl Drop for Session {
 
 /// Waits for `what`, but not for longer than `limit`: the server may be gone without a word, and its own limits with it. What was going on is left
 /// behind in its session, which is closed.
-pub async fn within<T>(limit: Duration, what: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
+pub async fn within<T>(limit: Duration, what: impl Future<Output = T>) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(limit, what).await.map_err(|_| {
         let why = format!("no answer from the server in {limit:?}");
-        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, why)))
+        sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, why))
     })
 }

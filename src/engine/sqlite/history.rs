@@ -5,7 +5,6 @@
 //! held here is one name's labels; the rows are sorted in SQLite's own temporary file and handed over one by one.
 //! Each statement reads by itself: a snapshot held over a whole export would keep the WAL from being checkpointed.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
@@ -16,12 +15,9 @@ use super::Database;
 use super::errors::store_error;
 use super::times::millis;
 use crate::clock::Timestamp;
+use crate::engine::history::{LIMIT, Series, Span, Taker};
 use crate::sample::globs::Globs;
-use crate::sample::{Labels, tags};
 use crate::store::{History, StoreError, Stored};
-
-/// What one name's rows may take: an hour is an export of a file that has grown far beyond its retention.
-const LIMIT: Duration = Duration::from_secs(3600);
 
 /// How far a text's time may lie from what its first characters say: offsets of up to 14:59 hours, and whole days to cut at.
 const SLACK: Duration = Duration::from_secs(2 * 24 * 3600);
@@ -81,51 +77,31 @@ pub(super) async fn read(
     names: &Globs,
     each: &mut (dyn FnMut(Stored) -> io::Result<()> + Send),
 ) -> Result<History, StoreError> {
-    // Kept here, because sqlx has no error for it: its own of that kind means a lost connection.
-    let mut stopped = None;
-    let mut kept = |row: Stored| each(row).map_err(|e| stopped.insert(e).kind().into());
-    let read = read_all(database, Span { from, to }, names, &mut kept).await;
-    match stopped {
-        Some(why) => Err(StoreError::Stopped(why)),
-        None => read.map_err(store_error),
-    }
+    let mut taker = Taker::new(each);
+    let read = read_all(database, Span { from, to }, names, &mut taker).await;
+    taker.end(read, store_error)
 }
 
-async fn read_all(
-    database: &Database,
-    span: Span,
-    names: &Globs,
-    each: &mut (dyn FnMut(Stored) -> io::Result<()> + Send),
-) -> Result<History, sqlx::Error> {
-    let mut done = History::default();
+async fn read_all(database: &Database, span: Span, names: &Globs, taker: &mut Taker<'_>) -> Result<(), sqlx::Error> {
     let mut reader = database.read(LIMIT).await?;
-    let bad_times: i64 = sqlx::query_scalar(BAD_TIMES).fetch_one(&mut *reader).await?;
-    done.bad_times = u64::try_from(bad_times).unwrap_or(0);
+    taker.bad_times(sqlx::query_scalar(BAD_TIMES).fetch_one(&mut *reader).await?);
     let mut next = first_name(&mut reader).await?;
     while let Some(name) = next {
         drop(reader);
         reader = database.read(LIMIT).await?;
         if names.matches(&name) {
-            let series = series_of(&mut reader, &name, span, &mut done).await?;
-            rows_of(&mut reader, &name, span, series, &mut done, each).await?;
+            let series = series_of(&mut reader, &name, span, taker).await?;
+            rows_of(&mut reader, &name, span, series, taker).await?;
         }
         next = name_after(&mut reader, &name).await?;
     }
-    Ok(done)
+    Ok(())
 }
 
-#[derive(Clone, Copy)]
-struct Span {
-    from: Timestamp,
-    to: Timestamp,
-}
-
-impl Span {
-    /// The day `at` is in, less or plus the slack, as a text that sorts with all forms.
-    fn bounds(self) -> (String, String) {
-        let day = |at: Timestamp| at.to_sql().chars().take(10).collect::<String>();
-        (day(self.from.before(SLACK)), day(self.to.after(SLACK)))
-    }
+/// The days that `span` is in, less or plus the slack, as texts that sort with all forms.
+fn bounds(span: Span) -> (String, String) {
+    let day = |at: Timestamp| at.to_sql().chars().take(10).collect::<String>();
+    (day(span.from.before(SLACK)), day(span.to.after(SLACK)))
 }
 
 async fn first_name(reader: &mut SqliteConnection) -> Result<Option<String>, sqlx::Error> {
@@ -144,15 +120,15 @@ async fn name_after(reader: &mut SqliteConnection, name: &str) -> Result<Option<
     .await
 }
 
-/// The name's series in the span: their labels, and the raw tags that mean them.
+/// The name's series in the span.
 async fn series_of(
     reader: &mut SqliteConnection,
     name: &str,
     span: Span,
-    done: &mut History,
-) -> Result<BTreeMap<Labels, BTreeSet<String>>, sqlx::Error> {
-    let (low, high) = span.bounds();
-    let mut series: BTreeMap<Labels, BTreeSet<String>> = BTreeMap::new();
+    taker: &mut Taker<'_>,
+) -> Result<Series, sqlx::Error> {
+    let (low, high) = bounds(span);
+    let mut series = Series::default();
     sqlx::query(RAW_TAGS)
         .bind(name)
         .bind(span.from.millis())
@@ -160,10 +136,8 @@ async fn series_of(
         .bind(low)
         .bind(high)
         .try_map(|row: sqlx::sqlite::SqliteRow| {
-            let raw: Option<String> = row.try_get(0)?;
-            match raw.as_deref().map(|json| tags::from_json(Some(json))) {
-                Some(Ok(labels)) => series.entry(labels).or_default().extend(raw),
-                Some(Err(_)) | None => done.bad_rows += u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0),
+            if !series.take(row.try_get(0)?) {
+                taker.bad_rows(row.try_get(1)?);
             }
             Ok(())
         })
@@ -176,22 +150,16 @@ async fn rows_of(
     reader: &mut SqliteConnection,
     name: &str,
     span: Span,
-    series: BTreeMap<Labels, BTreeSet<String>>,
-    done: &mut History,
-    each: &mut (dyn FnMut(Stored) -> io::Result<()> + Send),
+    series: Series,
+    taker: &mut Taker<'_>,
 ) -> Result<(), sqlx::Error> {
-    if series.is_empty() {
+    let (labels, positions) = series.into_positions();
+    if labels.is_empty() {
         return Ok(());
     }
-    let positions: Value = series
-        .values()
-        .enumerate()
-        .flat_map(|(position, raws)| {
-            raws.iter().map(move |raw| Value::from(vec![Value::from(raw.as_str()), position.into()]))
-        })
-        .collect();
-    let labels: Vec<Labels> = series.into_keys().collect();
-    let (low, high) = span.bounds();
+    let positions: Value =
+        positions.into_iter().map(|(raw, at)| Value::from(vec![Value::from(raw), at.into()])).collect();
+    let (low, high) = bounds(span);
     // A `Vec<()>` takes no memory: the rows are handed over as they come.
     sqlx::query(ROWS)
         .bind(name)
@@ -201,15 +169,9 @@ async fn rows_of(
         .bind(high)
         .bind(positions.to_string())
         .try_map(|row: sqlx::sqlite::SqliteRow| {
-            let Some(value) = row.try_get::<Option<f64>, _>(1)? else {
-                done.bad_rows += 1;
-                return Ok(());
-            };
             let position = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(usize::MAX);
-            let labels = labels.get(position).cloned().unwrap_or_default();
-            let at = Timestamp::from_millis(row.try_get(2)?);
-            done.rows += 1;
-            each(Stored { name: name.to_owned(), labels, value, at }).map_err(sqlx::Error::Io)
+            let labels = labels.get(position).expect("SQLite gives back the positions that it got");
+            taker.take(name, labels, row.try_get(1)?, Timestamp::from_millis(row.try_get(2)?))
         })
         .fetch_all(reader)
         .await

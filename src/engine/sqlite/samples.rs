@@ -7,7 +7,6 @@
 
 use std::io;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::SqliteArguments;
@@ -17,22 +16,13 @@ use super::errors::{is_constraint, is_missing_table, store_error};
 use super::{Database, history};
 use crate::clock::Timestamp;
 use crate::engine::ids::{Instance, Registered, STATE_PREFIX, lower_bound};
-use crate::sample::Kind;
+use crate::engine::samples::{AHEAD, SMALL, check, meta_of, state_of};
 use crate::sample::globs::Globs;
 use crate::store::{Appended, History, Meta, Row, SampleStore, StoreError, Stored};
 use crate::task::Pending;
 
 /// Rows of one statement.
 const CHUNK: usize = 500;
-
-/// The specification's `VARCHAR(255)`, in characters; SQLite itself does not hold anybody to it (V-9).
-const NAME_CHARACTERS: usize = 255;
-
-/// What a look at our own small tables may take.
-const SMALL: Duration = Duration::from_secs(10);
-
-/// How far ahead of a time own ids are looked for: counts rows whose clock ran ahead, leaves out most foreign random ids.
-const AHEAD: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The insert of [`CHUNK`] rows: the one text that is prepared and kept.
 static INSERT: LazyLock<String> = LazyLock::new(|| insert_of(CHUNK));
@@ -64,11 +54,10 @@ impl Samples {
         if registered(&self.database).await.map_err(store_error)?.knows(self.instance) {
             return Ok(());
         }
-        let value = serde_json::json!({ "host": host, "first_seen": now.to_rfc3339() }).to_string();
         let mut tx = self.database.write().await.map_err(store_error)?;
         sqlx::query("INSERT INTO sidecar_state (key, value, updated_at) VALUES (?, ?, ?) ON CONFLICT(key) DO NOTHING")
             .bind(self.instance.state_key())
-            .bind(value)
+            .bind(state_of(host, now))
             .bind(now.to_sql())
             .execute(&mut *tx)
             .await
@@ -100,20 +89,10 @@ pub async fn metas(database: &Database) -> Result<Vec<Meta>, sqlx::Error> {
     let rows =
         sqlx::query("SELECT name, kind, help FROM sidecar_metric_meta ORDER BY name").fetch_all(&mut *reader).await;
     match rows {
-        Ok(rows) => rows
-            .iter()
-            .map(|row| Ok(Meta { name: row.try_get(0)?, kind: kind_of(row.try_get(1)?), help: row.try_get(2)? }))
-            .collect(),
+        Ok(rows) => rows.iter().map(|row| Ok(meta_of(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?))).collect(),
         Err(e) if is_missing_table(&e) => Ok(Vec::new()),
         Err(e) => Err(e),
     }
-}
-
-fn kind_of(word: &str) -> Kind {
-    [Kind::Counter, Kind::Gauge, Kind::Histogram, Kind::Summary]
-        .into_iter()
-        .find(|kind| kind.word() == word)
-        .unwrap_or(Kind::Unknown)
 }
 
 impl SampleStore for Samples {
@@ -183,20 +162,6 @@ async fn roll_back(tx: Transaction<'_, Sqlite>) {
     if let Err(e) = tx.rollback().await {
         tracing::debug!(error = %e, "rollback failed");
     }
-}
-
-/// What `ingest` has seen to already; a row that slipped through must not become NULL (V-3) or infinite (V-4) in the table.
-fn check(rows: &[Row]) -> Result<(), StoreError> {
-    for (row, Row { name, value, .. }) in rows.iter().enumerate() {
-        if !value.is_finite() {
-            return Err(StoreError::Rejected { row, reason: "not_finite" });
-        }
-        // Bytes first: nearly every name is shorter even so.
-        if name.len() > NAME_CHARACTERS && name.chars().count() > NAME_CHARACTERS {
-            return Err(StoreError::Rejected { row, reason: "name_too_long" });
-        }
-    }
-    Ok(())
 }
 
 async fn insert(connection: &mut SqliteConnection, rows: &[Row]) -> Result<u64, sqlx::Error> {

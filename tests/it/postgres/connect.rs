@@ -27,12 +27,12 @@ async fn ask(database: &Database, sql: &'static str) -> Result<String, sqlx::Err
 
 /// Writes a row as a store would: within a limit, in a transaction.
 async fn write(database: &Database, sql: &'static str) -> Result<(), sqlx::Error> {
-    within(Duration::from_secs(5), async {
+    let written = within(Duration::from_secs(5), async {
         let mut writer = database.write().await?;
         sqlx::query(sql).execute(&mut *writer).await?;
         writer.commit().await
-    })
-    .await
+    });
+    written.await.flatten()
 }
 
 #[tokio::test]
@@ -439,7 +439,7 @@ async fn a_server_that_falls_silent_is_waited_for_within_a_limit() {
     support::run("kill", &["-STOP", &pid.to_string()]);
     let start = Instant::now();
     let insert = sqlx::query("INSERT INTO t VALUES (1)").execute(&mut *writer);
-    let silent = within(Duration::from_millis(500), insert).await.unwrap_err();
+    let silent = within(Duration::from_millis(500), insert).await.map(drop).unwrap_err();
     assert!(silent.to_string().contains("no answer from the server in 500ms"), "{silent}");
     drop(writer);
     // The session is given up, and so is the next one that a stopped server does not answer.
