@@ -13,6 +13,7 @@ pub mod errors;
 mod history;
 mod opened;
 pub mod samples;
+pub mod schema;
 mod session;
 
 use std::fmt;
@@ -86,8 +87,8 @@ impl Database {
         self.writer.begin("BEGIN").await.map(Writer)
     }
 
-    /// A session of the writer without a transaction, for a single statement that is one by itself (COPY). It is closed when it is dropped, unless it was
-    /// called [`Session::sound`] before.
+    /// A session of the writer without a transaction, for a single statement that is one by itself (COPY) or refuses to be in one. It is closed when it is
+    /// dropped, unless it was called [`Session::sound`] before.
     pub async fn alone(&self) -> Result<Session, sqlx::Error> {
         self.writer.lend().await
     }

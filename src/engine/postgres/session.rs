@@ -50,6 +50,13 @@ struct Kept {
     since: Instant,
 }
 
+impl Kept {
+    async fn close(self) {
+        // A server that does not take the farewell notices that we are gone.
+        let _ = tokio::time::timeout(REST_LIMIT, self.connection.close()).await;
+    }
+}
+
 impl Lane {
     /// At most `sessions` at a time.
     pub fn new(connector: &Arc<Connector>, reading: bool, sessions: usize) -> Arc<Self> {
@@ -98,8 +105,7 @@ impl Lane {
         self.free.close();
         self.resting.stop().await;
         while let Some(kept) = self.take() {
-            // A server that does not take the farewell notices that we are gone.
-            let _ = tokio::time::timeout(REST_LIMIT, kept.connection.close()).await;
+            kept.close().await;
         }
     }
 
@@ -167,6 +173,14 @@ impl Session {
         sqlx::raw_sql("SELECT; COMMIT").execute(&mut *self).await?;
         self.sound();
         Ok(())
+    }
+
+    /// Ends the session, and with it its settings and its locks.
+    pub async fn close(mut self) {
+        if let Some((kept, place)) = self.held.take() {
+            kept.close().await;
+            drop(place);
+        }
     }
 
     /// Nothing is under way: no transaction, and no answer.
