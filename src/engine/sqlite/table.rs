@@ -55,6 +55,8 @@ const REBUILD: Duration = Duration::from_secs(900);
 pub const NEEDS: Needs = Needs {
     table: "system_metrics",
     columns: &["id", "metric_name", "metric_value", "tags", "recorded_at"],
+    times: &["recorded_at"],
+    numbers: &["metric_value"],
     rowid: true,
 };
 
