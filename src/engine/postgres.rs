@@ -8,13 +8,17 @@
 //!   here: such a connection is refused with a message that says so.
 
 pub mod address;
+pub mod atlas;
 pub mod connect;
 pub mod errors;
 mod history;
+mod numbers;
 mod opened;
 pub mod samples;
 pub mod schema;
 mod session;
+pub mod table;
+pub mod times;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

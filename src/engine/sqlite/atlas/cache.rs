@@ -1,43 +1,12 @@
-//! `cache`: how big the search cache is, and how much of it is of no use any more.
+//! `cache` on SQLite.
 
 use sqlx::SqliteConnection;
 
-use super::{Needs, number};
+use crate::engine::atlas::cache::Cache;
+pub use crate::engine::atlas::cache::{METRICS, NEEDS};
 use crate::engine::sqlite::times::millis;
-use crate::sample::{Batch, Desc, Kind, Labels};
+use crate::sample::Batch;
 use crate::task::Pending;
-
-/// What it reads.
-pub const NEEDS: Needs =
-    Needs { table: "search_cache", columns: &["query_text", "results", "expires_at"], rowid: false };
-
-/// The families of this collector.
-pub const METRICS: &[&Desc] = &[&ROWS, &EXPIRED, &BYTES, &UNREADABLE];
-
-const ROWS: Desc = Desc {
-    name: "atlas_cache_rows",
-    kind: Kind::Gauge,
-    unit: "rows",
-    help: "Rows of search_cache, expired ones included",
-};
-const EXPIRED: Desc = Desc {
-    name: "atlas_cache_expired_rows",
-    kind: Kind::Gauge,
-    unit: "rows",
-    help: "Rows of search_cache whose expires_at has passed; a number that keeps growing means that nobody cleans up",
-};
-const BYTES: Desc = Desc {
-    name: "atlas_cache_bytes",
-    kind: Kind::Gauge,
-    unit: "bytes",
-    help: "Bytes of query_text and results in search_cache; what the cache costs in the database file, indexes aside",
-};
-const UNREADABLE: Desc = Desc {
-    name: "atlas_cache_unreadable_times",
-    kind: Kind::Gauge,
-    unit: "rows",
-    help: "Rows of search_cache whose expires_at cannot be read; they are never taken for expired",
-};
 
 /// `octet_length` looks at the length in a value's header: the results themselves are not read.
 const SUMS: &str = concat!(
@@ -50,10 +19,9 @@ const SUMS: &str = concat!(
 /// Reads the cache.
 pub fn read<'a>(connection: &'a mut SqliteConnection, batch: &'a mut Batch) -> Pending<'a, Result<(), sqlx::Error>> {
     Box::pin(async move {
-        let row = sqlx::query(SUMS).bind(batch.at.millis()).fetch_one(connection).await?;
-        for (column, desc) in [&ROWS, &EXPIRED, &BYTES, &UNREADABLE].into_iter().enumerate() {
-            batch.push(desc, Labels::none(), number(&row, column)?);
-        }
+        let (rows, expired, bytes, unreadable) =
+            sqlx::query_as(SUMS).bind(batch.at.millis()).fetch_one(connection).await?;
+        Cache { rows, expired, bytes, unreadable }.show(batch);
         Ok(())
     })
 }

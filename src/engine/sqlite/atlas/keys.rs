@@ -1,66 +1,13 @@
-//! `api_keys`: which keys there are and when they were used, by id and name. The hash of a key is never read into a label.
+//! `api_keys` on SQLite.
 
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::SqliteConnection;
 
-use super::{Needs, number, text};
+use crate::engine::atlas::active;
+use crate::engine::atlas::keys::Keys;
+pub use crate::engine::atlas::keys::{METRICS, NEEDS};
 use crate::engine::sqlite::times::millis;
-use crate::sample::{Batch, Desc, Kind, Labels};
+use crate::sample::Batch;
 use crate::task::Pending;
-
-/// What it reads.
-pub const NEEDS: Needs = Needs {
-    table: "api_keys",
-    columns: &["id", "name", "key_hash", "rate_limit_per_hour", "last_used_at", "is_active"],
-    rowid: false,
-};
-
-/// The families of this collector.
-pub const METRICS: &[&Desc] = &[&KEYS, &PLACEHOLDERS, &ACTIVE, &LAST_USED, &RATE_LIMIT, &NOT_SHOWN];
-
-const KEYS: Desc = Desc {
-    name: "atlas_api_keys",
-    kind: Kind::Gauge,
-    unit: "keys",
-    help: "Rows of api_keys by whether they are active; a jump in active ones is worth a look",
-};
-const PLACEHOLDERS: Desc = Desc {
-    name: "atlas_api_keys_placeholder_hashes",
-    kind: Kind::Gauge,
-    unit: "keys",
-    help: "Keys whose hash is a placeholder and not a hash; replace or delete them, 0 is right",
-};
-const ACTIVE: Desc = Desc {
-    name: "atlas_api_key_active",
-    kind: Kind::Gauge,
-    unit: "1",
-    help: "1 if the key may be used, by id and name; the 100 used last",
-};
-const LAST_USED: Desc = Desc {
-    name: "atlas_api_key_last_used_timestamp_seconds",
-    kind: Kind::Gauge,
-    unit: "seconds",
-    help: "When the key was used last, absent if never; revoke active keys that nobody uses",
-};
-const RATE_LIMIT: Desc = Desc {
-    name: "atlas_api_key_rate_limit_requests_per_hour",
-    kind: Kind::Gauge,
-    unit: "requests per hour",
-    help: "Requests that the key may make in an hour",
-};
-const NOT_SHOWN: Desc = Desc {
-    name: "atlas_api_keys_not_shown",
-    kind: Kind::Gauge,
-    unit: "keys",
-    help: "Keys beyond the 100 that have series of their own",
-};
-
-/// `is_active` as writers of booleans leave it: 1 (which is TRUE) or the words; NULL is not active.
-macro_rules! active {
-    () => {
-        "(coalesce(lower(CAST(is_active AS TEXT)), '') IN ('1', 'true', 't', 'yes'))"
-    };
-}
-pub(super) use active;
 
 /// A hash of at least 128 bits has 32 hexadecimal digits; what is shorter, or says so itself, is a placeholder.
 const SUMS: &str = concat!(
@@ -87,23 +34,9 @@ const EACH: &str = concat!(
 /// Reads the keys.
 pub fn read<'a>(connection: &'a mut SqliteConnection, batch: &'a mut Batch) -> Pending<'a, Result<(), sqlx::Error>> {
     Box::pin(async move {
-        let row = sqlx::query(SUMS).fetch_one(&mut *connection).await?;
-        let (active, inactive) = (number(&row, 0)?, number(&row, 1)?);
-        batch.push(&KEYS, Labels::none().with("active", "true"), active);
-        batch.push(&KEYS, Labels::none().with("active", "false"), inactive);
-        batch.push(&PLACEHOLDERS, Labels::none(), number(&row, 2)?);
-        let keys = sqlx::query(EACH).fetch_all(&mut *connection).await?;
-        for key in &keys {
-            let labels = Labels::none().with("id", text(key, 0)?).with("name", text(key, 1)?);
-            batch.push(&ACTIVE, labels.clone(), number(key, 2)?);
-            if let Some(used) = key.try_get::<Option<i64>, _>(3)? {
-                batch.push(&LAST_USED, labels.clone(), used as f64 / 1000.0);
-            }
-            if let Some(limit) = key.try_get::<Option<f64>, _>(4)? {
-                batch.push(&RATE_LIMIT, labels, limit);
-            }
-        }
-        batch.push(&NOT_SHOWN, Labels::none(), active + inactive - keys.len() as f64);
+        let (active, inactive, placeholders) = sqlx::query_as(SUMS).fetch_one(&mut *connection).await?;
+        let each = sqlx::query_as(EACH).fetch_all(connection).await?;
+        Keys { active, inactive, placeholders, each }.show(batch);
         Ok(())
     })
 }
