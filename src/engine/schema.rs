@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::Checked;
 use crate::secret::Secret;
 
 /// Where a new admin key goes. It is stored as a hash only, so this is the one time it can be had.
@@ -68,6 +69,14 @@ impl Report {
     /// Whether no database had anything to be done.
     pub fn unchanged(&self) -> bool {
         self.files.iter().all(|f| f.steps.is_empty())
+    }
+
+    /// What `check` says of `database`: `about`, and how much of a dry run's steps concern it.
+    pub(crate) fn checked(&self, database: &str, about: String) -> Checked {
+        match self.files.iter().find(|file| file.database == database).map_or(0, |file| file.steps.len()) {
+            0 => Checked::Good(about),
+            n => Checked::Look(format!("{about}; `migrate --dry-run` names {n} things that are missing in its schema")),
+        }
     }
 }
 
