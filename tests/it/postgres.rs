@@ -1,6 +1,7 @@
 //! PostgreSQL, as a server of our own.
 
 mod connect;
+mod faults;
 
 use atlas_sidecar::engine::postgres::Database;
 
