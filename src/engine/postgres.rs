@@ -7,8 +7,12 @@
 //! - Those settings are startup parameters of the session. A pooler in transaction mode refuses or forgets them, and with them every promise made
 //!   here: such a connection is refused with a message that says so.
 
+mod check;
 pub mod errors;
 mod opened;
+pub mod queries;
+pub mod sources;
+pub mod stats;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -266,7 +266,10 @@ mod tests {
         assert_eq!(value_of(Cell::Null, "v"), Ok(None));
         assert_eq!(value_of(Cell::Integer(7), "v"), Ok(Some(7.0)));
         for word in ["", "abc", "NaN", "Infinity", "-inf", "1,5", "2026-11-22 10:00:00+00"] {
-            assert!(matches!(text(word), Err(CollectError::Malformed(why)) if why.contains("`v` holds a text")), "{word}");
+            assert!(
+                matches!(text(word), Err(CollectError::Malformed(why)) if why.contains("`v` holds a text")),
+                "{word}"
+            );
         }
         assert!(value_of(Cell::Blob, "v").is_err());
     }

@@ -1,5 +1,9 @@
 //! PostgreSQL, as a server of our own.
 
+mod check;
+mod queries;
+mod stats;
+
 use atlas_sidecar::engine::postgres::Database;
 
 use crate::support::postgres::Cluster;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 
-use super::Database;
+use super::{Database, check, sources};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::{MigrateOptions, Report};
@@ -33,7 +33,7 @@ impl Kind for Postgres {
         a == b
     }
 
-    fn open<'a>(&'a self, settings: &'a Settings, _clock: &'a Clock, _registry: &'a Registry) -> Answer<'a, Ready> {
+    fn open<'a>(&'a self, settings: &'a Settings, _clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready> {
         Box::pin(async move {
             let app = Database::open(&settings.url, settings.password.as_ref()).await?;
             let mut metrics = None;
@@ -41,7 +41,8 @@ impl Kind for Postgres {
                 metrics = Some(Database::open(url, settings.metrics_password.as_ref()).await?);
             }
             let report = Report::new(false);
-            Ok((Box::new(Databases { app, metrics }) as Box<dyn Opened>, report))
+            let opened = Databases { app, metrics, own: sources::Own::new(registry) };
+            Ok((Box::new(opened) as Box<dyn Opened>, report))
         })
     }
 
@@ -49,8 +50,8 @@ impl Kind for Postgres {
         Box::pin(async { Err(EngineError::new("not yet")) })
     }
 
-    fn check<'a>(&'a self, _settings: &'a Settings, _clock: &'a Clock) -> Pending<'a, Vec<(String, Checked)>> {
-        Box::pin(async { Vec::new() })
+    fn check<'a>(&'a self, settings: &'a Settings, clock: &'a Clock) -> Pending<'a, Vec<(String, Checked)>> {
+        Box::pin(check::check(settings, clock))
     }
 
     fn migrate<'a>(
@@ -63,7 +64,7 @@ impl Kind for Postgres {
     }
 
     fn metrics(&self) -> Vec<&'static Desc> {
-        Vec::new()
+        sources::metrics().collect()
     }
 }
 
@@ -71,6 +72,7 @@ impl Kind for Postgres {
 pub struct Databases {
     app: Database,
     metrics: Option<Database>,
+    own: sources::Own,
 }
 
 impl Opened for Databases {
@@ -83,8 +85,8 @@ impl Opened for Databases {
         Box::pin(async { Ok(None) })
     }
 
-    fn sources<'a>(&'a self, _settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
-        Box::pin(async { Ok((Vec::new(), Vec::new())) })
+    fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
+        Box::pin(sources::sources(&self.app, self.metrics.as_ref(), settings, &self.own))
     }
 
     fn close(&self) -> Pending<'_, ()> {

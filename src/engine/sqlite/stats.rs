@@ -17,15 +17,8 @@ use crate::scrape::{CollectError, Collector};
 use crate::task::Pending;
 
 /// The families that only SQLite has.
-pub const METRICS: &[&Desc] = &[
-    &PAGE_BYTES,
-    &PAGES,
-    &FREE_PAGES,
-    &SCHEMA_VERSION,
-    &USER_VERSION,
-    &JOURNAL_MODE,
-    &AUTO_VACUUM,
-];
+pub const METRICS: &[&Desc] =
+    &[&PAGE_BYTES, &PAGES, &FREE_PAGES, &SCHEMA_VERSION, &USER_VERSION, &JOURNAL_MODE, &AUTO_VACUUM];
 
 const PAGE_BYTES: Desc =
     Desc { name: "atlas_database_page_size_bytes", kind: Kind::Gauge, unit: "bytes", help: "Size of a page" };
