@@ -6,9 +6,12 @@
 mod history;
 pub mod ids;
 pub mod postgres;
+pub mod queries;
 mod samples;
 pub mod schema;
+pub mod sources;
 pub mod sqlite;
+pub mod stats;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -75,7 +78,8 @@ pub struct Builtin {
 }
 
 /// The names of the built-in collectors, in the order in which they are documented. `table` shows the rows that others write to `system_metrics`;
-/// `database_objects` (sizes of tables and indexes) reads every page of the file and therefore runs once an hour at most.
+/// `database` is what the engine tells of itself; `database_objects` (sizes of tables and indexes) costs more and therefore runs once an hour at most, on
+/// PostgreSQL every 15 minutes.
 pub const COLLECTORS: &[&str] =
     &["queue", "cache", "content", "api_keys", "webhooks", "table", "database", "database_objects"];
 
@@ -288,7 +292,11 @@ pub async fn migrate(
 
 /// The families of all engines.
 pub fn metrics() -> Vec<&'static Desc> {
-    KINDS.iter().flat_map(|kind| kind.metrics()).collect()
+    let mut all: Vec<&'static Desc> = KINDS.iter().flat_map(|kind| kind.metrics()).collect();
+    // Most of them are the same on every engine.
+    all.sort_by_key(|desc| desc.name);
+    all.dedup_by_key(|desc| desc.name);
+    all
 }
 
 /// Why the engine could not do what it was asked: exit code 69 at start.

@@ -8,13 +8,17 @@
 //!   here: such a connection is refused with a message that says so.
 
 pub mod address;
+mod check;
 pub mod connect;
 pub mod errors;
 mod history;
 mod opened;
+pub mod queries;
 pub mod samples;
 pub mod schema;
 mod session;
+pub mod sources;
+pub mod stats;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -118,6 +122,11 @@ impl Writer {
     /// Ends the transaction so that it counts. An error does not say that it does not: the answer may have been lost on its way.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         self.0.commit().await
+    }
+
+    /// Undoes it now, and waits for that.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.0.rollback().await
     }
 }
 

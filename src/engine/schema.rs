@@ -30,7 +30,7 @@ use serde::Serialize;
 
 use self::apply::{MadeKey, Site, Stepped, Work};
 use self::plan::{Action, Dialect, Plan};
-use super::{EngineError, FullText, Settings};
+use super::{Checked, EngineError, FullText, Settings};
 use crate::clock::Clock;
 use crate::secret::Secret;
 
@@ -119,6 +119,14 @@ impl Report {
     /// Whether no database had anything to be done.
     pub fn unchanged(&self) -> bool {
         self.files.iter().all(|f| f.steps.is_empty())
+    }
+
+    /// What `check` says of `database`: `about`, and how much of a dry run's steps concern it.
+    pub(crate) fn checked(&self, database: &str, about: String) -> Checked {
+        match self.files.iter().find(|file| file.database == database).map_or(0, |file| file.steps.len()) {
+            0 => Checked::Good(about),
+            n => Checked::Look(format!("{about}; `migrate --dry-run` names {n} things that are missing in its schema")),
+        }
     }
 }
 

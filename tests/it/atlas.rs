@@ -40,7 +40,7 @@ pub fn settings(collectors: &[&str], queries: Vec<Query>) -> Settings {
     }
 }
 
-fn query(sql: &str, values: &[&str], labels: &[&str]) -> Query {
+pub fn query(sql: &str, values: &[&str], labels: &[&str]) -> Query {
     let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
     Query {
         name: "q".to_owned(),
@@ -104,7 +104,7 @@ impl One {
     }
 }
 
-fn series_of(batch: &Batch) -> BTreeMap<String, f64> {
+pub fn series_of(batch: &Batch) -> BTreeMap<String, f64> {
     let mut series = BTreeMap::new();
     for family in &batch.families {
         assert!(!family.samples.is_empty(), "{} is empty", family.name);
@@ -118,7 +118,7 @@ fn series_of(batch: &Batch) -> BTreeMap<String, f64> {
     series
 }
 
-fn told(series: &BTreeMap<String, f64>) -> Vec<String> {
+pub fn told(series: &BTreeMap<String, f64>) -> Vec<String> {
     series.iter().map(|(name, value)| format!("{name} {value}")).collect()
 }
 

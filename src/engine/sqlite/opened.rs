@@ -10,12 +10,12 @@ use rustix::fs::{Access, access};
 use super::samples::Samples;
 use super::schema::Part;
 use super::schema::inventory;
-use super::{Database, path_of, queries, schema, sources, table};
+use super::{Database, path_of, schema, sources, table};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::inventory::Inventory;
 use crate::engine::schema::{KeySink, MigrateOptions, Report};
-use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings};
+use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings, queries};
 use crate::sample::Desc;
 use crate::scrape::Source;
 use crate::store::SampleStore;
@@ -166,11 +166,7 @@ async fn check(settings: &Settings, clock: &Clock) -> Vec<(String, Checked)> {
         _ => return lines,
     };
     let Ok(app) = app else { return lines };
-    for query in &settings.queries {
-        // Only this query would fail: a reason to look, not to stop.
-        let tried = queries::check_query(&app, query).await.map(|()| Checked::Good("runs".to_owned()));
-        lines.push((format!("scrape.queries `{}`", query.name), tried.unwrap_or_else(Checked::Look)));
-    }
+    lines.extend(queries::check(&app, &settings.queries).await);
     app.close().await;
     lines
 }
@@ -193,12 +189,7 @@ async fn check_file(url: &str, settings: &Settings, clock: &Clock) -> Result<Che
     let journal = journal_mode(&database).await;
     database.close().await;
     let about = format!("`{}`, journal mode `{}`", path.display(), journal?);
-    let steps =
-        foreseen.files.iter().find(|file| file.database == path.display().to_string()).map_or(0, |f| f.steps.len());
-    Ok(match steps {
-        0 => Checked::Good(about),
-        _ => Checked::Look(format!("{about}; `migrate --dry-run` names {steps} things that are missing in its schema")),
-    })
+    Ok(foreseen.checked(&path.display().to_string(), about))
 }
 
 async fn journal_mode(database: &Database) -> Result<String, EngineError> {

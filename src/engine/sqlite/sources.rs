@@ -6,18 +6,18 @@ use prometheus::Registry;
 
 use super::atlas::{Needs, Read, cache, content, keys, queue, webhooks};
 use super::opened::look;
-use super::queries::{Queried, prepare_query};
 use super::stats::{Files, Objects};
 use super::table::Table;
-use super::{Database, atlas, queries, stats, table};
+use super::{Database, atlas, stats, table};
 use crate::engine::schema::inventory::Inventory;
-use crate::engine::{Builtin, COLLECTORS, EngineError, Settings};
+use crate::engine::sources::{self as shared, slow_source, source};
+use crate::engine::stats as both;
+use crate::engine::{Builtin, EngineError, Settings, queries};
 use crate::sample::Desc;
 use crate::scrape::{Collector, Source};
 
-/// `database_objects` reads every page of the file: not more often than this, and with at least a minute to do it.
-const OBJECTS_INTERVAL: Duration = Duration::from_secs(3600);
-const OBJECTS_TIMEOUT: Duration = Duration::from_secs(60);
+/// `database_objects` reads every page of the file: not more often than once an hour, and with at least a minute to do it.
+const OBJECTS_PACE: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(60));
 
 /// All families that SQLite's sources show, for docs/METRICS.md.
 pub fn metrics() -> impl Iterator<Item = &'static Desc> {
@@ -28,6 +28,7 @@ pub fn metrics() -> impl Iterator<Item = &'static Desc> {
         keys::METRICS,
         webhooks::METRICS,
         table::METRICS,
+        both::METRICS,
         stats::METRICS,
         queries::METRICS,
     ]
@@ -59,34 +60,9 @@ pub async fn sources(
     settings: &Settings,
     own: &Own,
 ) -> Result<(Vec<Source>, Vec<String>), EngineError> {
-    let (mut sources, mut notes) = (Vec::new(), Vec::new());
     let inventory = look(app).await?;
-    for name in COLLECTORS.iter().filter(|name| settings.builtin.collectors.iter().any(|wanted| wanted == *name)) {
-        match built_in(name, (app, metrics), &inventory, &settings.builtin, own) {
-            Ok(source) => sources.push(source),
-            Err(missing) => notes.push(format!(
-                "collector `{name}` is off: {missing}; `atlas-sidecar migrate --dry-run` tells what it would add"
-            )),
-        }
-    }
-    for wanted in settings.builtin.collectors.iter().filter(|wanted| !COLLECTORS.contains(&wanted.as_str())) {
-        notes.push(format!("there is no collector `{wanted}`"));
-    }
-    for query in &settings.queries {
-        // It starts all the same: its table may come, and until then its own health says that it fails.
-        if let Err(why) = prepare_query(app, query).await {
-            notes.push(format!("query `{}` fails: {why}", query.name));
-        }
-        sources.push(Source {
-            name: query.name.clone(),
-            interval: query.interval,
-            timeout: query.timeout,
-            store: query.store.clone(),
-            remote: false,
-            collector: Box::new(Queried::new(app.clone(), query.clone(), &own.queries)),
-        });
-    }
-    Ok((sources, notes))
+    let built_in = |name: &str| built_in(name, (app, metrics), &inventory, &settings.builtin, own);
+    Ok(shared::sources(app, settings, &own.queries, built_in).await)
 }
 
 /// The built-in collector, or what it lacks.
@@ -125,23 +101,9 @@ fn about_the_files(name: &str, app: &Database, metrics: &Database, settings: &Bu
     if name == "database" {
         return source(name, settings, Box::new(Files { databases, limit: settings.timeout }));
     }
-    let timeout = settings.timeout.max(OBJECTS_TIMEOUT);
-    // Each database has its share, so that the source's timeout covers all.
-    let limit = timeout / u32::try_from(databases.len()).unwrap_or(1);
-    Source {
-        interval: settings.interval.max(OBJECTS_INTERVAL),
-        timeout,
-        ..source(name, settings, Box::new(Objects { databases, limit }))
-    }
-}
-
-fn source(name: &str, settings: &Builtin, collector: Box<dyn Collector>) -> Source {
-    Source {
-        remote: false,
-        name: name.to_owned(),
-        interval: settings.interval,
-        timeout: settings.timeout,
-        store: settings.store.clone(),
-        collector,
-    }
+    slow_source(name, settings, OBJECTS_PACE, |timeout| {
+        // Each database has its share, so that the source's timeout covers all.
+        let limit = timeout / u32::try_from(databases.len()).unwrap_or(1);
+        Box::new(Objects { databases, limit })
+    })
 }

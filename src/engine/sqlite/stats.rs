@@ -11,37 +11,15 @@ use sqlx::Row as _;
 
 use super::Database;
 use super::errors::collect_error;
+use crate::engine::stats::{FILE_BYTES, Named, OBJECT_BYTES, OBJECT_UNUSED, WAL_BYTES};
 use crate::sample::{Batch, Desc, Kind, Labels};
 use crate::scrape::{CollectError, Collector};
 use crate::task::Pending;
 
-/// The families of both collectors.
-pub const METRICS: &[&Desc] = &[
-    &FILE_BYTES,
-    &WAL_BYTES,
-    &PAGE_BYTES,
-    &PAGES,
-    &FREE_PAGES,
-    &SCHEMA_VERSION,
-    &USER_VERSION,
-    &JOURNAL_MODE,
-    &AUTO_VACUUM,
-    &OBJECT_BYTES,
-    &OBJECT_UNUSED,
-];
+/// The families that only SQLite has.
+pub const METRICS: &[&Desc] =
+    &[&PAGE_BYTES, &PAGES, &FREE_PAGES, &SCHEMA_VERSION, &USER_VERSION, &JOURNAL_MODE, &AUTO_VACUUM];
 
-const FILE_BYTES: Desc = Desc {
-    name: "atlas_database_file_bytes",
-    kind: Kind::Gauge,
-    unit: "bytes",
-    help: "Size of the database file; compare it with the free space of its file system",
-};
-const WAL_BYTES: Desc = Desc {
-    name: "atlas_database_wal_bytes",
-    kind: Kind::Gauge,
-    unit: "bytes",
-    help: "Size of the write-ahead log, 0 if there is none; growth beyond some 64 MiB means that a reader keeps it from being checkpointed",
-};
 const PAGE_BYTES: Desc =
     Desc { name: "atlas_database_page_size_bytes", kind: Kind::Gauge, unit: "bytes", help: "Size of a page" };
 const PAGES: Desc = Desc {
@@ -80,26 +58,11 @@ const AUTO_VACUUM: Desc = Desc {
     unit: "1",
     help: "1, with the auto_vacuum mode as label; with none the file never shrinks without a VACUUM",
 };
-const OBJECT_BYTES: Desc = Desc {
-    name: "atlas_database_object_bytes",
-    kind: Kind::Gauge,
-    unit: "bytes",
-    help: "Bytes of the pages of each table and index; the 100 largest, the rest as other. Read once an hour at most",
-};
-const OBJECT_UNUSED: Desc = Desc {
-    name: "atlas_database_object_unused_bytes",
-    kind: Kind::Gauge,
-    unit: "bytes",
-    help: "Unused bytes within the pages of each table and index; a large share means that VACUUM would make it smaller",
-};
-
-/// A database by the name that its series carry as label `database`.
-pub type Named = (&'static str, Database);
 
 /// `database`: sizes, versions and modes, cheap enough for every interval.
 pub struct Files {
     /// Which databases.
-    pub databases: Vec<Named>,
+    pub databases: Vec<Named<Database>>,
     /// What each may take.
     pub limit: Duration,
 }
@@ -161,7 +124,7 @@ async fn read_pragmas(
 /// `database_objects`: bytes by table and index, from a walk through every page of the file.
 pub struct Objects {
     /// Which databases.
-    pub databases: Vec<Named>,
+    pub databases: Vec<Named<Database>>,
     /// What each may take.
     pub limit: Duration,
 }

@@ -1,62 +1,32 @@
-//! Whether a text is one statement that reads.
+//! How SQLite writes what is not code.
+//!
+//! No PRAGMA: some change the connection for whoever uses it next; those that only tell are there as functions (`SELECT * FROM pragma_page_count`).
+//! No EXPLAIN: a plan is no measurement. No ATTACH: this database is what we were given.
 
-/// `sql` without the semicolon at its end, if it is one statement that begins with SELECT, WITH or VALUES.
+use crate::engine::queries::statement::{self, Spelling, after_quote};
+
+const SQLITE: Spelling = Spelling {
+    after_blank,
+    after_word,
+    advice: &[("PRAGMA", "read it as a function: `SELECT * FROM pragma_page_count`")],
+};
+
+/// `sql` without the semicolon at its end, if it is one statement that reads.
 pub(super) fn only_reading(sql: &str) -> Result<&str, String> {
-    let (end, rest) = first_statement(sql)?;
-    let one = &sql[..end];
-    let start = &sql.as_bytes()[skip_blank(sql.as_bytes(), 0)..];
-    let word = start.iter().take_while(|b| b.is_ascii_alphabetic()).map(|b| char::from(b.to_ascii_uppercase()));
-    let word: String = word.collect();
-    if skip_blank(sql.as_bytes(), rest) < sql.len() {
-        return Err("more than one statement".to_owned());
-    }
-    match word.as_str() {
-        "SELECT" | "WITH" | "VALUES" => Ok(one),
-        "" => Err("no statement".to_owned()),
-        "PRAGMA" => Err("PRAGMA is not allowed; read it as a function: `SELECT * FROM pragma_page_count`".to_owned()),
-        other => Err(format!("a statement that begins with {other} is not allowed, only SELECT, WITH and VALUES")),
-    }
+    statement::only_reading(sql, &SQLITE)
 }
 
-/// Where the first statement ends, and where what follows its semicolon begins. Parentheses must be even in it: it is run inside
-/// of a pair.
-fn first_statement(sql: &str) -> Result<(usize, usize), String> {
-    let bytes = sql.as_bytes();
-    let (mut at, mut depth) = (0, 0_i32);
-    while at < bytes.len() {
-        let next = skip_blank(bytes, at);
-        if next > at {
-            at = next;
-            continue;
-        }
-        match bytes[at] {
-            b';' => return balanced(depth).map(|()| (at, at + 1)),
-            quote @ (b'\'' | b'"' | b'`') => at = after(bytes, at + 1, quote)?,
-            b'[' => at = after(bytes, at + 1, b']')?,
-            byte => {
-                depth += i32::from(byte == b'(') - i32::from(byte == b')');
-                if depth < 0 {
-                    return balanced(depth).map(|()| (at, at));
-                }
-                at += 1;
-            }
-        }
+/// Behind a text, or a name in one of three kinds of quotes.
+fn after_word(bytes: &[u8], at: usize) -> Result<Option<usize>, String> {
+    match bytes[at] {
+        quote @ (b'\'' | b'"' | b'`') => after_quote(bytes, at + 1, quote).map(Some),
+        b'[' => after_quote(bytes, at + 1, b']').map(Some),
+        _ => Ok(None),
     }
-    balanced(depth).map(|()| (bytes.len(), bytes.len()))
-}
-
-fn balanced(depth: i32) -> Result<(), String> {
-    if depth == 0 { Ok(()) } else { Err("parentheses do not match".to_owned()) }
-}
-
-/// Behind the next `quote`. A doubled one inside a text ends it and begins another, which comes to the same.
-fn after(bytes: &[u8], from: usize, quote: u8) -> Result<usize, String> {
-    let found = bytes[from..].iter().position(|b| *b == quote);
-    found.map(|n| from + n + 1).ok_or_else(|| "a quote is not closed".to_owned())
 }
 
 /// The first place from `from` on that is neither space nor comment.
-fn skip_blank(sql: &[u8], mut from: usize) -> usize {
+fn after_blank(sql: &[u8], mut from: usize) -> usize {
     loop {
         let rest = sql[from..].trim_ascii_start();
         from = sql.len() - rest.len();
