@@ -53,7 +53,7 @@ impl Samples {
         }
         let mut tx = self.database.write().await.map_err(store_error)?;
         sqlx::query(
-            "INSERT INTO sidecar_state (key, value, updated_at) VALUES ($1, $2, $3) ON CONFLICT (key) DO NOTHING",
+            "INSERT INTO sidecar_state (key, value, updated_at) VALUES ($1, $2, $3::timestamp) ON CONFLICT (key) DO NOTHING",
         )
         .bind(self.instance.state_key())
         .bind(state_of(host, now))
@@ -240,10 +240,9 @@ async fn describe(database: &Database, metas: &[Meta]) -> Result<(), sqlx::Error
     let helps: Vec<String> = metas.values().map(|meta| text(&meta.help)).collect();
     let mut tx = database.write().await?;
     sqlx::query(
-        "INSERT INTO sidecar_metric_meta (name, kind, help, updated_at) \
-         SELECT name, kind, help, to_char(now(), 'YYYY-MM-DD HH24:MI:SS.MS') \
+        "INSERT INTO sidecar_metric_meta (name, kind, help) SELECT name, kind, help \
          FROM unnest($1::text[], $2::text[], $3::text[]) AS new (name, kind, help) \
-         ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, help = excluded.help, updated_at = excluded.updated_at \
+         ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, help = excluded.help, updated_at = DEFAULT \
          WHERE (sidecar_metric_meta.kind, sidecar_metric_meta.help) <> (excluded.kind, excluded.help)",
     )
     .bind(metas.into_keys().collect::<Vec<_>>())
