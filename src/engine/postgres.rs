@@ -9,14 +9,18 @@
 
 pub mod address;
 pub mod atlas;
+mod check;
 pub mod connect;
 pub mod errors;
 mod history;
 mod numbers;
 mod opened;
+pub mod queries;
 pub mod samples;
 pub mod schema;
 mod session;
+pub mod sources;
+pub mod stats;
 pub mod table;
 pub mod times;
 
@@ -122,6 +126,11 @@ impl Writer {
     /// Ends the transaction so that it counts. An error does not say that it does not: the answer may have been lost on its way.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         self.0.commit().await
+    }
+
+    /// Undoes it now, and waits for that.
+    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.0.rollback().await
     }
 }
 

@@ -47,7 +47,9 @@ impl Settings {
     /// The name under which a family is shown.
     pub fn shown_name(&self, name: &str) -> String {
         let kept = |prefix: &str| name.starts_with(prefix);
-        match ["node_", "process_", "atlas_"].iter().any(|p| kept(p)) || self.keep_prefixes.iter().any(|p| kept(p)) {
+        match ["node_", "process_", "pg_", "atlas_"].iter().any(|p| kept(p))
+            || self.keep_prefixes.iter().any(|p| kept(p))
+        {
             true => name.to_owned(),
             false => format!("atlas_{name}"),
         }

@@ -43,7 +43,7 @@ pub fn settings(collectors: &[&str], queries: Vec<Query>) -> Settings {
     }
 }
 
-fn query(sql: &str, values: &[&str], labels: &[&str]) -> Query {
+pub fn query(sql: &str, values: &[&str], labels: &[&str]) -> Query {
     let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
     Query {
         name: "q".to_owned(),
@@ -111,7 +111,7 @@ fn own_metric(registry: &Registry, name: &str, label: Option<&str>) -> f64 {
     metric.get_gauge().get_value() + metric.get_counter().get_value()
 }
 
-fn series_of(batch: &Batch) -> BTreeMap<String, f64> {
+pub fn series_of(batch: &Batch) -> BTreeMap<String, f64> {
     let mut series = BTreeMap::new();
     for family in &batch.families {
         assert!(!family.samples.is_empty(), "{} is empty", family.name);
@@ -125,7 +125,7 @@ fn series_of(batch: &Batch) -> BTreeMap<String, f64> {
     series
 }
 
-fn told(series: &BTreeMap<String, f64>) -> Vec<String> {
+pub fn told(series: &BTreeMap<String, f64>) -> Vec<String> {
     series.iter().map(|(name, value)| format!("{name} {value}")).collect()
 }
 

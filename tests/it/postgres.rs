@@ -1,6 +1,10 @@
 //! PostgreSQL, as a server of our own.
 
+mod check;
 mod connect;
+mod faults;
+mod queries;
+mod stats;
 
 use atlas_sidecar::engine::postgres::Database;
 

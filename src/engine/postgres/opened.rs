@@ -6,7 +6,7 @@ use prometheus::Registry;
 
 use super::address::Address;
 use super::samples::Samples;
-use super::{Database, schema};
+use super::{Database, check, schema, sources};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::{MigrateOptions, Report};
@@ -45,7 +45,7 @@ impl Kind for Postgres {
         url.parse().ok().and_then(|address: Address| address.caution())
     }
 
-    fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, _registry: &'a Registry) -> Answer<'a, Ready> {
+    fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready> {
         Box::pin(async move {
             let app = Database::open(&settings.url, settings.password.as_ref()).await?;
             let mut metrics = None;
@@ -53,7 +53,8 @@ impl Kind for Postgres {
                 metrics = Some(Database::open(url, settings.metrics_password.as_ref()).await?);
             }
             let report = schema::prepare(&app, metrics.as_ref(), settings, clock).await?;
-            Ok((Box::new(Databases { app, metrics }) as Box<dyn Opened>, report))
+            let opened = Databases { app, metrics, own: sources::Own::new(registry) };
+            Ok((Box::new(opened) as Box<dyn Opened>, report))
         })
     }
 
@@ -61,8 +62,8 @@ impl Kind for Postgres {
         Box::pin(history(settings))
     }
 
-    fn check<'a>(&'a self, _settings: &'a Settings, _clock: &'a Clock) -> Pending<'a, Vec<(String, Checked)>> {
-        Box::pin(async { Vec::new() })
+    fn check<'a>(&'a self, settings: &'a Settings, clock: &'a Clock) -> Pending<'a, Vec<(String, Checked)>> {
+        Box::pin(check::check(settings, clock))
     }
 
     fn migrate<'a>(&'a self, settings: &'a Settings, options: MigrateOptions, clock: &'a Clock) -> Answer<'a, Report> {
@@ -70,7 +71,7 @@ impl Kind for Postgres {
     }
 
     fn metrics(&self) -> Vec<&'static Desc> {
-        Vec::new()
+        sources::metrics().collect()
     }
 }
 
@@ -78,6 +79,7 @@ impl Kind for Postgres {
 pub struct Databases {
     app: Database,
     metrics: Option<Database>,
+    own: sources::Own,
 }
 
 impl Opened for Databases {
@@ -99,8 +101,8 @@ impl Opened for Databases {
         })
     }
 
-    fn sources<'a>(&'a self, _settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
-        Box::pin(async { Ok((Vec::new(), Vec::new())) })
+    fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
+        Box::pin(sources::sources(&self.app, self.metrics.as_ref(), settings, &self.own))
     }
 
     fn close(&self) -> Pending<'_, ()> {
@@ -134,5 +136,6 @@ async fn history(settings: &Settings) -> Result<Archive, EngineError> {
         database.close().await;
         return Err(e);
     }
-    Ok(Archive { samples: Arc::new(samples), database: Box::new(Databases { app: database, metrics: None }) })
+    let own = sources::Own::new(&Registry::new());
+    Ok(Archive { samples: Arc::new(samples), database: Box::new(Databases { app: database, metrics: None, own }) })
 }

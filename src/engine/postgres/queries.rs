@@ -30,13 +30,15 @@ const FORGET_LOCKS: &str = "SELECT pg_advisory_unlock_all()";
 impl Asked for Database {
     fn bounded(query: &Query) -> Result<String, String> {
         let one = statement::only_reading(&query.sql)?;
-        let columns = query.values.iter().chain(&query.labels).map(|column| {
-            let column = quoted(column);
-            // One character more than a label may have tells "too long". A number that is cut there was beyond all limits before (1025 digits), or is
-            // cut far behind its point.
-            format!("left(asked.{column}::text, {}) AS {column}", LABEL_BYTES + 1)
+        // One character more than a label may have tells "too long". A number that is cut there was beyond all limits before (1025 digits), or is
+        // cut far behind its point.
+        let text = |column: &str| format!("left(asked.{column}::text, {})", LABEL_BYTES + 1);
+        let values = query.values.iter().map(|column| {
+            let (column, text) = (quoted(column), text(&quoted(column)));
+            format!("CASE pg_typeof(asked.{column}) WHEN 'boolean'::regtype THEN ({text} = 'true')::int4::text ELSE {text} END AS {column}")
         });
-        let columns = columns.collect::<Vec<_>>().join(", ");
+        let labels = query.labels.iter().map(|column| format!("{} AS {}", text(&quoted(column)), quoted(column)));
+        let columns = values.chain(labels).collect::<Vec<_>>().join(", ");
         // The line break ends a comment at the statement's end.
         Ok(format!("SELECT {columns} FROM ({one}\n) AS asked LIMIT {}", query.max_rows.saturating_add(1)))
     }

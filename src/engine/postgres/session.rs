@@ -175,6 +175,13 @@ impl Session {
         Ok(())
     }
 
+    /// Undoes the transaction.
+    pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql("ROLLBACK").execute(&mut *self).await?;
+        self.sound();
+        Ok(())
+    }
+
     /// Ends the session, and with it its settings and its locks.
     pub async fn close(mut self) {
         if let Some((kept, place)) = self.held.take() {

@@ -134,6 +134,13 @@ impl Cluster {
         run("kill", &[&format!("-{signal}"), &pid]);
     }
 
+    /// The largest file that new sessions may write; nothing for no limit.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let pid = self.server.as_ref().expect("the server runs").id().to_string();
+        let soft = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
+        run("prlimit", &["--pid", &pid, &format!("--fsize={soft}:")]);
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.path().join("server.log")
     }

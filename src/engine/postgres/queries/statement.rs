@@ -110,7 +110,10 @@ mod tests {
         for (sql, wanted) in [
             ("SELECT 1", "SELECT 1"),
             (" select 1 ; -- done\r /* ; /* ) */ */ ", " select 1 "),
-            ("/* a /* b */ ; */ WITH x AS (VALUES (1)) SELECT * FROM x;", "/* a /* b */ ; */ WITH x AS (VALUES (1)) SELECT * FROM x"),
+            (
+                "/* a /* b */ ; */ WITH x AS (VALUES (1)) SELECT * FROM x;",
+                "/* a /* b */ ; */ WITH x AS (VALUES (1)) SELECT * FROM x",
+            ),
             ("VALUES (';'), ('it''s; (')", "VALUES (';'), ('it''s; (')"),
             (r"SELECT E'it\'s; (', e'\\', 'a\'", r"SELECT E'it\'s; (', e'\\', 'a\'"),
             (r"SELECT E'a''b\\\';('", r"SELECT E'a''b\\\';('"),
@@ -157,7 +160,7 @@ mod tests {
             "SELECT [1); DELETE FROM t; SELECT (]",
             r"SELECT 'a\'); DELETE FROM t; SELECT ('",
             "SELECT xE'\\'); DELETE FROM t; SELECT ('",
-            "SELECT 1$$); DELETE FROM t; SELECT ($$",
+            "SELECT a$$); DELETE FROM t; SELECT (a$$",
             "SELECT 'open",
             "SELECT $a$ open $b$",
             "SELECT (1",

@@ -1,0 +1,48 @@
+//! `check` against a server: what it says of the database, of the role and of the queries, and that it says no password.
+
+use crate::support::postgres::{Cluster, PASSWORD};
+use crate::support::sidecar;
+
+fn check(folder: &std::path::Path, config: &str) -> (i32, String) {
+    std::fs::write(folder.join("sidecar.toml"), config).unwrap();
+    let out = sidecar(folder, &["--config", "sidecar.toml", "check"]);
+    (out.status.code().unwrap(), String::from_utf8(out.stdout).unwrap() + &String::from_utf8_lossy(&out.stderr))
+}
+
+/// E-7, E-11
+#[test]
+fn check_tells_version_role_rights_and_tries_each_query() {
+    let cluster = Cluster::start();
+    let (app, metrics) = (cluster.database("app"), cluster.database("metrics"));
+    let scratch = tempfile::tempdir().unwrap();
+    let config = format!(
+        "[database]\nurl = \"{app}\"\nmetrics_url = \"{metrics}\"\n\
+         [[scrape.queries]]\nname = \"one\"\nsql = \"SELECT 1 AS value\"\nvalues = [\"value\"]\n\
+         [[scrape.queries]]\nname = \"two\"\nsql = \"SELECT 1 AS value FROM nowhere\"\nvalues = [\"value\"]\n"
+    );
+    let (_, said) = check(scratch.path(), &config);
+    let line = |key: &str, words: &str| {
+        let found = said.lines().any(|l| l.contains(key) && l.contains(words));
+        assert!(found, "no line with `{key}` and `{words}` in:\n{said}");
+    };
+    line("database.url", "PostgreSQL 1");
+    line("database.url", "role `atlas`, without TLS");
+    line("database.metrics_url", "/metrics`, PostgreSQL 1");
+    line("warn  database.url", "`GRANT pg_monitor TO atlas` lets it");
+    line("ok    scrape.queries `one`", "runs");
+    line("warn  scrape.queries `two`", "relation \"nowhere\" does not exist");
+    assert!(!said.contains(PASSWORD), "{said}");
+    cluster.psql("postgres", "GRANT pg_monitor TO atlas");
+    let (_, said) = check(scratch.path(), &config);
+    assert!(!said.contains("GRANT"), "{said}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_69() {
+    let scratch = tempfile::tempdir().unwrap();
+    let nobody = crate::support::free_address();
+    let config = format!("[database]\nurl = \"postgres://atlas:{PASSWORD}@{nobody}/app\"\n");
+    let (code, said) = check(scratch.path(), &config);
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("unreachable") && !said.contains(PASSWORD), "{said}");
+}
