@@ -1,4 +1,6 @@
 //! PostgreSQL as others leave it: values that only it can hold, types that cannot serve, tables without rights, locks and size.
+//!
+//! Two threads: while one waits for psql to change a table, the other ends the reading transaction before it.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use super::twins::{OTHER_TYPES, Server, collected, id};
 use super::{NOW, told};
 use crate::store::SCHEMA;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t4_infinity_is_no_time() {
     let server = Server::with(OTHER_TYPES).await;
     server.sql(&format!(
@@ -34,7 +36,7 @@ async fn t4_infinity_is_no_time() {
 }
 
 /// V-2, V-3, V-4: one number that is none, or that no double holds, neither fails the rest nor is shown.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn v2_v3_v4_numbers_that_are_none() {
     let server = Server::with(OTHER_TYPES).await;
     server.sql(&format!(
@@ -71,7 +73,7 @@ async fn v2_v3_v4_numbers_that_are_none() {
 }
 
 /// V-8, V-11: rows without ids, tags that are no objects, texts that are too long.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn v8_v11_bad_rows_are_counted_and_never_shown() {
     let schema = OTHER_TYPES.replace("tags JSONB", "tags TEXT");
     let server = Server::with(&schema).await;
@@ -92,7 +94,7 @@ async fn v8_v11_bad_rows_are_counted_and_never_shown() {
     assert_eq!(server.own_metric("atlas_sidecar_table_future_rows", None), 1.0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_type_that_cannot_serve_is_named() {
     let server = Server::with(OTHER_TYPES).await;
     for (collector, table, column, becomes, not) in [
@@ -119,7 +121,7 @@ async fn a_type_that_cannot_serve_is_named() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_gone_or_forbidden_is_said() {
     let server = Server::with(OTHER_TYPES).await;
     server.sql("ALTER TABLE processing_queue DROP COLUMN worker_id; DROP TABLE search_cache");
@@ -142,7 +144,7 @@ async fn what_is_gone_or_forbidden_is_said() {
 }
 
 /// E-5, and a guest's manners: whoever holds a table is waited for as long as a lock may be, and our reading takes no lock that anybody waits for.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e5_a_locked_table_fails_in_time_and_nothing_is_left_running() {
     let server = Server::with(SCHEMA).await;
     let mut holder = server.cluster.psql_command("app");
@@ -164,7 +166,7 @@ async fn e5_a_locked_table_fails_in_time_and_nothing_is_left_running() {
 }
 
 /// E-13, T-7 on PostgreSQL alone: what an UPDATE moves is the last of its time.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t7_e13_changes_are_seen() {
     let server = Server::with(SCHEMA).await;
     server.sql(
@@ -197,7 +199,7 @@ async fn t7_e13_changes_are_seen() {
 }
 
 /// 50,000 series are held and no more; which ones does not change while they are written, and the rest is counted.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn e12_series_without_end_are_bounded() {
     let server = Server::with(SCHEMA).await;
     let write = |from: u32, to: u32| {
@@ -222,7 +224,7 @@ async fn e12_series_without_end_are_bounded() {
 }
 
 /// A big table is read by its index, and not at all without one.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_big_table_is_read_by_its_index_or_not_at_all() {
     let mut server = Server::with(SCHEMA).await;
     // 80 MiB that nobody needs to look at, and an hour.
@@ -253,7 +255,7 @@ async fn a_big_table_is_read_by_its_index_or_not_at_all() {
 }
 
 /// A cache of long results is measured without reading them: what is compressed counts as it is stored.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_results_count_as_they_are_stored() {
     let mut server = Server::with(SCHEMA).await;
     server.sql("INSERT INTO search_cache (id, query_hash, query_text, results, expires_at) VALUES ('1', 'a', 'q', to_json(repeat('x', 3000000)), now())");
