@@ -13,6 +13,7 @@ use prometheus::Registry;
 use super::{NOW, settings};
 use crate::store::{Bench, SCHEMA, at};
 use crate::support::postgres::Cluster;
+use crate::support::wait_for;
 
 /// The application's tables as an ORM may make them: native ids, zones, documents, enums, flags that are numbers.
 pub const OTHER_TYPES: &str = "
@@ -52,6 +53,15 @@ impl Server {
         let server = Self { cluster, database, own: table::Own::new(&registry), registry };
         server.sql(schema);
         server
+    }
+
+    /// Ends the sidecar's sessions, waits until all have told the server's statistics what they did, and connects again.
+    pub async fn settle(&mut self) {
+        self.database.close().await;
+        let others =
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        wait_for("the other sessions to end", Duration::from_secs(20), || (self.sql(others) == "0").then_some(()));
+        self.database = postgres::Database::open(&self.cluster.url("app"), None).await.unwrap();
     }
 
     /// Runs `sql` in psql as the application.
