@@ -44,6 +44,11 @@ impl Needs {
     }
 }
 
+/// All families of these collectors.
+pub fn metrics() -> impl Iterator<Item = &'static Desc> {
+    [queue::METRICS, cache::METRICS, content::METRICS, keys::METRICS, webhooks::METRICS].into_iter().flatten().copied()
+}
+
 /// One sample without labels for each of `values`.
 fn push_all<const N: usize>(batch: &mut Batch, values: [(&'static Desc, f64); N]) {
     for (desc, value) in values {

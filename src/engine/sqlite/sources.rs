@@ -21,20 +21,8 @@ const OBJECTS_PACE: (Duration, Duration) = (Duration::from_secs(3600), Duration:
 
 /// All families that SQLite's sources show, for docs/METRICS.md.
 pub fn metrics() -> impl Iterator<Item = &'static Desc> {
-    [
-        queue::METRICS,
-        cache::METRICS,
-        content::METRICS,
-        keys::METRICS,
-        webhooks::METRICS,
-        table::METRICS,
-        both::METRICS,
-        stats::METRICS,
-        queries::METRICS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+    let others = [table::METRICS, both::METRICS, stats::METRICS, queries::METRICS];
+    crate::engine::atlas::metrics().chain(others.into_iter().flatten().copied())
 }
 
 /// What the sources measure of themselves: registered once, shared by all that come after a change of the configuration.
