@@ -8,6 +8,7 @@ pub mod ids;
 pub mod postgres;
 pub mod schema;
 pub mod sqlite;
+pub mod table;
 
 use std::fmt;
 use std::path::PathBuf;

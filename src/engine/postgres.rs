@@ -7,8 +7,13 @@
 //! - Those settings are startup parameters of the session. A pooler in transaction mode refuses or forgets them, and with them every promise made
 //!   here: such a connection is refused with a message that says so.
 
+pub mod atlas;
 pub mod errors;
+mod numbers;
 mod opened;
+pub mod samples;
+pub mod table;
+pub mod times;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -1,5 +1,8 @@
 //! SQLite's sources on real files: the application's tables, the rows it writes to `system_metrics`, configured queries, and SQLite's
-//! statistics; the sqlite3 shell is the application, and the oracle.
+//! statistics; the sqlite3 shell is the application, and the oracle. PostgreSQL's collectors are held against them in `twins`.
+
+mod foreign;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -93,15 +96,19 @@ impl One {
 
     /// An own metric's value.
     fn own(&self, name: &str, label: Option<&str>) -> f64 {
-        let families = self.registry.gather();
-        let family = families.iter().find(|f| f.name() == name).unwrap_or_else(|| panic!("no {name}"));
-        let metric = family.get_metric().iter().find(|m| label.is_none_or(|l| m.get_label()[0].value() == l)).unwrap();
-        metric.get_gauge().get_value() + metric.get_counter().get_value()
+        own_metric(&self.registry, name, label)
     }
 
     fn number(&self, sql: &str) -> f64 {
         self.bench.sql(sql).trim().parse().unwrap()
     }
+}
+
+fn own_metric(registry: &Registry, name: &str, label: Option<&str>) -> f64 {
+    let families = registry.gather();
+    let family = families.iter().find(|f| f.name() == name).unwrap_or_else(|| panic!("no {name}"));
+    let metric = family.get_metric().iter().find(|m| label.is_none_or(|l| m.get_label()[0].value() == l)).unwrap();
+    metric.get_gauge().get_value() + metric.get_counter().get_value()
 }
 
 fn series_of(batch: &Batch) -> BTreeMap<String, f64> {
