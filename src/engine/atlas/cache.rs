@@ -31,7 +31,8 @@ const BYTES: Desc = Desc {
     name: "atlas_cache_bytes",
     kind: Kind::Gauge,
     unit: "bytes",
-    help: "Bytes of query_text and results in search_cache; what the cache costs in the database file, indexes aside",
+    help: "Bytes of query_text and results in search_cache; what the cache costs in the database, indexes aside (PostgreSQL: as stored, where long \
+           results are compressed)",
 };
 const UNREADABLE: Desc = Desc {
     name: "atlas_cache_unreadable_times",
