@@ -1,81 +1,42 @@
-//! `SampleStore::append` beside a bare loop over SQLite's C interface: same rows, same pragmas, same indexes, fresh files, in turns.
+//! SQLite: the peer is a bare loop over its C interface, on the same pragmas and indexes and fresh files.
 //!
 //! The bare loop is the least that can be done: one prepared INSERT of 500 rows, texts bound without a copy, times formatted
-//! beforehand, transactions of 2,000 rows. Ours formats times, checks values, ignores known ids and goes through sqlx's thread. The bar is a
-//! ratio of 0.8 (benches/README.md).
+//! beforehand, transactions of 2,000 rows. Ours formats times, checks values, ignores known ids and goes through sqlx's thread.
 #![allow(unsafe_code, reason = "the other side is SQLite's C interface itself")]
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say where")]
 
 use std::ffi::CString;
 use std::path::Path;
 use std::ptr;
 use std::time::{Duration, Instant};
 
-use atlas_sidecar::clock::Timestamp;
-use atlas_sidecar::engine::ids::{Ids, Instance};
+use atlas_sidecar::engine::ids::Instance;
 use atlas_sidecar::engine::sqlite::Database;
 use atlas_sidecar::engine::sqlite::samples::Samples;
-use atlas_sidecar::store::{Appended, Row, SampleStore};
+use atlas_sidecar::store::Row;
 use libsqlite3_sys as ffi;
+use tokio::runtime::Runtime;
 
-const ROWS: usize = 200_000;
-const TRANSACTION: usize = 2_000;
+use super::{Contest, TRANSACTION, append_all};
+
 const STATEMENT: usize = 500;
-const ROUNDS: usize = 7;
 
 /// The specification's table and its index.
 const SCHEMA: &str = "CREATE TABLE system_metrics (id VARCHAR(36) PRIMARY KEY, metric_name VARCHAR(255) NOT NULL,
     metric_value DECIMAL(15,4) NOT NULL, tags JSON, recorded_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP);
     CREATE INDEX idx_system_metrics_name_time ON system_metrics(metric_name, recorded_at);";
 
-fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+/// Runs it.
+pub fn run(runtime: &Runtime, rows: &[Row]) {
     let folder = tempfile::tempdir().unwrap();
-    let rows = rows(Instance::load_or_make(folder.path()).unwrap());
     let times: Vec<String> = rows.iter().map(|row| row.at.to_sql()).collect();
-    let (mut bare, mut ours) = (Vec::new(), Vec::new());
-    for round in 0..ROUNDS {
-        let file = |who: &str| folder.path().join(format!("{who}-{round}.db"));
-        // In turns, and in turns who is first: the machine's mood is shared.
-        let mut measure = |mine: bool| match mine {
-            true => ours.push(runtime.block_on(append(&file("ours"), &rows))),
-            false => bare.push(bare_loop(&file("bare"), &rows, &times)),
-        };
-        measure(round % 2 == 0);
-        measure(round % 2 == 1);
-        let rate = |t: &Vec<Duration>| per_second(t[round]);
-        println!("round {round}: bare {:>8.0} rows/s, append {:>8.0} rows/s", rate(&bare), rate(&ours));
+    let file = |who: &str| {
         std::fs::read_dir(folder.path()).unwrap().for_each(|f| drop(std::fs::remove_file(f.unwrap().path())));
-    }
-    let (bare, ours) = (per_second(median(bare)), per_second(median(ours)));
-    println!("median: bare {bare:.0} rows/s, append {ours:.0} rows/s, ratio {:.2}", ours / bare);
-}
-
-/// Rows of one collection of a source.
-const COLLECTION: usize = 40;
-
-/// What `ingest` hands over in life: collections of 25 sources one after another, each at a time of its own. No row has the name of the one
-/// before, and the tags tell which of a source's series it is: nothing repeats that a store could share.
-fn rows(instance: Instance) -> Vec<Row> {
-    let ids = Ids::new(instance);
-    let start = Timestamp::from_rfc3339("2026-11-22T00:00:00Z").unwrap();
-    (0..ROWS)
-        .map(|n| {
-            let (collection, series) = (n / COLLECTION, n % COLLECTION);
-            let source = collection % 25;
-            let at = start.after(Duration::from_millis(collection as u64 * 2_413));
-            Row {
-                id: ids.next(at),
-                name: format!("shop_{source:02}_request_{:02}_duration_seconds_total", series % 20),
-                tags: format!(
-                    r#"{{"host":"db-1.example.org","path":"/api/v1/{series}","source":"shop-{source}","worker":"{}"}}"#,
-                    n % 1_000
-                ),
-                value: n as f64 * 1.37,
-                at,
-            }
-        })
-        .collect()
+        folder.path().join(format!("{who}.db"))
+    };
+    Contest::new("sqlite")
+        .between("bare loop", || bare_loop(&file("bare"), rows, &times))
+        .and("append", || runtime.block_on(append(&file("ours"), rows)))
+        .run();
 }
 
 async fn append(file: &Path, rows: &[Row]) -> Duration {
@@ -84,11 +45,7 @@ async fn append(file: &Path, rows: &[Row]) -> Duration {
     sqlx::raw_sql(SCHEMA).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
     let store = Samples::new(database.clone(), Instance::parse("000000000001").unwrap());
-    let start = Instant::now();
-    for batch in rows.chunks(TRANSACTION) {
-        assert_eq!(store.append(batch).await.unwrap(), Appended::Now);
-    }
-    let took = start.elapsed();
+    let took = append_all(&store, rows).await;
     database.close().await;
     took
 }
@@ -150,13 +107,4 @@ unsafe fn execute(db: *mut ffi::sqlite3, sql: &str) {
     // SAFETY: `db` is open, `sql` ends with a zero byte.
     let done = unsafe { ffi::sqlite3_exec(db, sql.as_ptr(), None, ptr::null_mut(), ptr::null_mut()) };
     assert_eq!(done, ffi::SQLITE_OK);
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn per_second(took: Duration) -> f64 {
-    ROWS as f64 / took.as_secs_f64()
 }
