@@ -1,4 +1,5 @@
-//! `SampleStore::append` beside the least that its engine can do with the same rows, in turns: same tables, same indexes, same transactions.
+//! `SampleStore::append` beside the least that its engine can do with the same rows, in turns: same indexes, same transactions, each on a
+//! table of its own.
 //!
 //! `cargo bench --bench append` measures both engines, `… -- sqlite` or `… -- postgres` one of them. The bar is a ratio of 0.8 (benches/README.md).
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on should say where")]
@@ -15,7 +16,6 @@ use atlas_sidecar::store::{Appended, Row, SampleStore};
 
 const ROWS: usize = 200_000;
 const TRANSACTION: usize = 2_000;
-const ROUNDS: usize = 7;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -30,54 +30,61 @@ fn main() {
     }
 }
 
-/// What is measured in turns, and in turns who is first: the machine's mood is shared. The last one is ours.
+/// What is measured in turns, a transaction each, and in turns who is first: the machine's mood is shared. The last one is ours.
 struct Contest<'a> {
-    title: &'static str,
+    engine: &'static str,
     parts: Vec<(&'static str, Part<'a>, Vec<Duration>)>,
 }
 
-/// One run, from an empty table.
-type Part<'a> = Box<dyn FnMut() -> Duration + 'a>;
+/// Writes the transaction with this number.
+type Part<'a> = Box<dyn FnMut(usize) -> Duration + 'a>;
 
 impl<'a> Contest<'a> {
-    fn new(title: &'static str) -> Self {
-        Self { title, parts: Vec::new() }
+    fn on(engine: &'static str) -> Self {
+        Self { engine, parts: Vec::new() }
     }
 
-    fn between(self, name: &'static str, part: impl FnMut() -> Duration + 'a) -> Self {
-        self.and(name, part)
-    }
-
-    fn and(mut self, name: &'static str, part: impl FnMut() -> Duration + 'a) -> Self {
+    fn of(mut self, name: &'static str, part: impl FnMut(usize) -> Duration + 'a) -> Self {
         self.parts.push((name, Box::new(part), Vec::new()));
         self
     }
 
     fn run(mut self) {
         let count = self.parts.len();
-        for round in 0..ROUNDS {
+        for batch in 0..ROWS / TRANSACTION {
             for turn in 0..count {
-                let (_, part, times) = &mut self.parts[(round + turn) % count];
-                times.push(part());
+                let (_, part, times) = &mut self.parts[(batch + turn) % count];
+                times.push(part(batch));
             }
-            let told = self.parts.iter().map(|(name, _, times)| format!("{name} {:.0}", per_second(times[round])));
-            println!("{} round {round}, rows/s: {}", self.title, told.collect::<Vec<_>>().join(", "));
         }
-        let ours = per_second(median(&mut self.parts[count - 1].2));
-        for (name, _, times) in &mut self.parts {
-            let rate = per_second(median(times));
-            println!("{} median: {name} {rate:.0} rows/s, ratio {:.2}", self.title, ours / rate);
+        let (ours, ours_median) = rates(&self.parts[count - 1].2);
+        for (name, _, times) in &self.parts {
+            let (all, median) = rates(times);
+            println!(
+                "{}: {name} {all:.0} rows/s over all, {median:.0} in the median transaction; append against it {:.2} and {:.2}",
+                self.engine,
+                ours / all,
+                ours_median / median
+            );
         }
     }
 }
 
-/// Appends all `rows`, a transaction after the other.
-async fn append_all(store: &dyn SampleStore, rows: &[Row]) -> Duration {
+/// Rows per second over all transactions, and in the median one.
+fn rates(times: &[Duration]) -> (f64, f64) {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    let rate = |rows: usize, took: Duration| rows as f64 / took.as_secs_f64();
+    (rate(ROWS, times.iter().sum()), rate(TRANSACTION, sorted[sorted.len() / 2]))
+}
+
+/// Appends the transaction with number `batch`.
+async fn append(store: &dyn SampleStore, rows: &[Row], batch: usize) -> Duration {
     let start = Instant::now();
-    for batch in rows.chunks(TRANSACTION) {
-        assert_eq!(store.append(batch).await.unwrap(), Appended::Now);
-    }
-    start.elapsed()
+    let appended = store.append(&rows[batch * TRANSACTION..][..TRANSACTION]).await.unwrap();
+    let took = start.elapsed();
+    assert_eq!(appended, Appended::Now);
+    took
 }
 
 /// Rows of one collection of a source.
@@ -105,13 +112,4 @@ fn rows(instance: Instance) -> Vec<Row> {
             }
         })
         .collect()
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
-}
-
-fn per_second(took: Duration) -> f64 {
-    ROWS as f64 / took.as_secs_f64()
 }

@@ -1,7 +1,6 @@
 //! PostgreSQL: the peer is a bare COPY of text that was made beforehand, on a server of our own with the settings it comes with.
 //!
-//! Beside it stands the other way to append (INSERT from UNNEST with ON CONFLICT, as binary arrays), which was not taken, and one COPY of all rows in
-//! a single transaction, which no store that acknowledges batches can do. Ours writes the text, checks the rows, and commits each batch.
+//! Beside it stands the other way to append (INSERT from UNNEST with ON CONFLICT), which was not taken. Ours checks the rows and writes the text.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use atlas_sidecar::store::Row;
 use sqlx::{Connection, PgConnection};
 use tokio::runtime::Runtime;
 
-use super::{Contest, ROWS, TRANSACTION, append_all};
-use crate::support::postgres::Cluster;
+use super::{Contest, TRANSACTION, append};
+use crate::support::postgres::{Cluster, ROLE};
 
 /// The table as we make it, and the specification's index.
 const SCHEMA: &str = "CREATE TABLE system_metrics (id VARCHAR(36) PRIMARY KEY, metric_name VARCHAR(255) NOT NULL,
@@ -31,76 +30,49 @@ const UNNEST: &str = "INSERT INTO system_metrics (id, metric_name, metric_value,
 /// Runs it.
 pub fn run(runtime: &Runtime, rows: &[Row]) {
     // The tests' server does not wait for its disk; a real one does.
-    let cluster = Cluster::start_with(&[("fsync", "on"), ("shared_buffers", "128MB"), ("max_wal_size", "4GB")]);
-    let url = cluster.database("bench");
-    let empty = || {
-        cluster.psql("bench", "DROP TABLE IF EXISTS system_metrics");
-        cluster.psql("bench", &format!("SET ROLE atlas; {SCHEMA}"));
-        cluster.psql("bench", "CHECKPOINT");
+    let cluster = Cluster::start_with(&[("fsync", "on"), ("shared_buffers", "128MB")]);
+    let table = |name: &str| {
+        let url = cluster.database(name);
+        cluster.psql(name, &format!("SET ROLE {ROLE}; {SCHEMA}"));
+        url
     };
+    let connect = |name: &str| runtime.block_on(PgConnection::connect(&table(name))).unwrap();
     let texts: Vec<String> = rows.chunks(TRANSACTION).map(text_of).collect();
-    let whole = texts.concat();
-    Contest::new("postgres")
-        .between("bare COPY", || {
-            empty();
-            runtime.block_on(copy(&url, &texts))
-        })
-        .and("one COPY of all", || {
-            empty();
-            runtime.block_on(copy(&url, std::slice::from_ref(&whole)))
-        })
-        .and("UNNEST", || {
-            empty();
-            runtime.block_on(unnest(&url, rows))
-        })
-        .and("append", || {
-            empty();
-            runtime.block_on(append(&url, rows))
-        })
-        .run();
-}
-
-async fn append(url: &str, rows: &[Row]) -> Duration {
-    let database = Database::open(url, None).await.unwrap();
+    let (mut bare, mut other) = (connect("bare"), connect("other"));
+    let database = runtime.block_on(Database::open(&table("ours"), None)).unwrap();
     let store = Samples::new(database.clone(), Instance::parse("000000000001").unwrap());
-    let took = append_all(&store, rows).await;
-    database.close().await;
+    Contest::on("postgres")
+        .of("bare COPY", |batch| runtime.block_on(copy(&mut bare, &texts[batch])))
+        .of("UNNEST", |batch| runtime.block_on(unnest(&mut other, &rows[batch * TRANSACTION..][..TRANSACTION])))
+        .of("append", |batch| runtime.block_on(append(&store, rows, batch)))
+        .run();
+    runtime.block_on(database.close());
+}
+
+async fn copy(connection: &mut PgConnection, text: &str) -> Duration {
+    let start = Instant::now();
+    let mut copy = connection.copy_in_raw(COPY).await.unwrap();
+    copy.send(text.as_bytes()).await.unwrap();
+    let written = copy.finish().await.unwrap();
+    let took = start.elapsed();
+    assert_eq!(written, TRANSACTION as u64);
     took
 }
 
-async fn copy(url: &str, texts: &[String]) -> Duration {
-    let mut connection = PgConnection::connect(url).await.unwrap();
+async fn unnest(connection: &mut PgConnection, rows: &[Row]) -> Duration {
     let start = Instant::now();
-    let mut written = 0;
-    for text in texts {
-        let mut copy = connection.copy_in_raw(COPY).await.unwrap();
-        copy.send(text.as_bytes()).await.unwrap();
-        written += copy.finish().await.unwrap();
-    }
+    let texts = |of: fn(&Row) -> &str| rows.iter().map(of).collect::<Vec<_>>();
+    let done = sqlx::query(UNNEST)
+        .bind(texts(|row| &row.id))
+        .bind(texts(|row| &row.name))
+        .bind(rows.iter().map(|row| zmij::Buffer::new().format_finite(row.value).to_owned()).collect::<Vec<_>>())
+        .bind(texts(|row| &row.tags))
+        .bind(rows.iter().map(|row| row.at.to_sql()).collect::<Vec<_>>())
+        .execute(connection)
+        .await
+        .unwrap();
     let took = start.elapsed();
-    assert_eq!(written, ROWS as u64);
-    connection.close().await.unwrap();
-    took
-}
-
-async fn unnest(url: &str, rows: &[Row]) -> Duration {
-    let mut connection = PgConnection::connect(url).await.unwrap();
-    let start = Instant::now();
-    for batch in rows.chunks(TRANSACTION) {
-        let texts = |of: fn(&Row) -> &str| batch.iter().map(of).collect::<Vec<_>>();
-        let done = sqlx::query(UNNEST)
-            .bind(texts(|row| &row.id))
-            .bind(texts(|row| &row.name))
-            .bind(batch.iter().map(|row| zmij::Buffer::new().format_finite(row.value).to_owned()).collect::<Vec<_>>())
-            .bind(texts(|row| &row.tags))
-            .bind(batch.iter().map(|row| row.at.to_sql()).collect::<Vec<_>>())
-            .execute(&mut connection)
-            .await
-            .unwrap();
-        assert_eq!(done.rows_affected(), batch.len() as u64);
-    }
-    let took = start.elapsed();
-    connection.close().await.unwrap();
+    assert_eq!(done.rows_affected(), rows.len() as u64);
     took
 }
 

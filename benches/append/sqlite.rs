@@ -1,4 +1,4 @@
-//! SQLite: the peer is a bare loop over its C interface, on the same pragmas and indexes and fresh files.
+//! SQLite: the peer is a bare loop over its C interface, with the same pragmas and indexes.
 //!
 //! The bare loop is the least that can be done: one prepared INSERT of 500 rows, texts bound without a copy, times formatted
 //! beforehand, transactions of 2,000 rows. Ours formats times, checks values, ignores known ids and goes through sqlx's thread.
@@ -16,7 +16,7 @@ use atlas_sidecar::store::Row;
 use libsqlite3_sys as ffi;
 use tokio::runtime::Runtime;
 
-use super::{Contest, TRANSACTION, append_all};
+use super::{Contest, TRANSACTION, append};
 
 const STATEMENT: usize = 500;
 
@@ -29,58 +29,77 @@ const SCHEMA: &str = "CREATE TABLE system_metrics (id VARCHAR(36) PRIMARY KEY, m
 pub fn run(runtime: &Runtime, rows: &[Row]) {
     let folder = tempfile::tempdir().unwrap();
     let times: Vec<String> = rows.iter().map(|row| row.at.to_sql()).collect();
-    let file = |who: &str| {
-        std::fs::read_dir(folder.path()).unwrap().for_each(|f| drop(std::fs::remove_file(f.unwrap().path())));
-        folder.path().join(format!("{who}.db"))
-    };
-    Contest::new("sqlite")
-        .between("bare loop", || bare_loop(&file("bare"), rows, &times))
-        .and("append", || runtime.block_on(append(&file("ours"), rows)))
+    let mut bare = BareLoop::open(&folder.path().join("bare.db"));
+    let database = runtime.block_on(made(&folder.path().join("ours.db")));
+    let store = Samples::new(database.clone(), Instance::parse("000000000001").unwrap());
+    Contest::on("sqlite")
+        .of("bare loop", |batch| {
+            let of = batch * TRANSACTION..(batch + 1) * TRANSACTION;
+            bare.write(&rows[of.clone()], &times[of])
+        })
+        .of("append", |batch| runtime.block_on(append(&store, rows, batch)))
         .run();
+    runtime.block_on(database.close());
 }
 
-async fn append(file: &Path, rows: &[Row]) -> Duration {
+async fn made(file: &Path) -> Database {
     let database = Database::open(file, true).await.unwrap();
     let mut tx = database.write().await.unwrap();
     sqlx::raw_sql(SCHEMA).execute(&mut *tx).await.unwrap();
     tx.commit().await.unwrap();
-    let store = Samples::new(database.clone(), Instance::parse("000000000001").unwrap());
-    let took = append_all(&store, rows).await;
-    database.close().await;
-    took
+    database
 }
 
-fn bare_loop(file: &Path, rows: &[Row], times: &[String]) -> Duration {
-    let path = CString::new(file.to_str().unwrap()).unwrap();
-    let mut db = ptr::null_mut();
-    // SAFETY: pointers come from SQLite and are used by this thread only; bound texts outlive the statement's step.
-    unsafe {
-        assert_eq!(ffi::sqlite3_open(path.as_ptr(), &mut db), ffi::SQLITE_OK);
-        execute(db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = OFF");
-        execute(db, SCHEMA);
-        let insert = prepare(db);
+/// The peer; used by this thread only.
+struct BareLoop {
+    db: *mut ffi::sqlite3,
+    insert: *mut ffi::sqlite3_stmt,
+}
+
+impl BareLoop {
+    fn open(file: &Path) -> Self {
+        let path = CString::new(file.to_str().unwrap()).unwrap();
+        let mut db = ptr::null_mut();
+        // SAFETY: `path` ends with a zero byte, and the pointer that SQLite gives is used while it is open.
+        unsafe {
+            assert_eq!(ffi::sqlite3_open(path.as_ptr(), &mut db), ffi::SQLITE_OK);
+            execute(db, "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = OFF");
+            execute(db, SCHEMA);
+            Self { db, insert: prepare(db) }
+        }
+    }
+
+    fn write(&mut self, rows: &[Row], times: &[String]) -> Duration {
         let start = Instant::now();
-        for (rows, times) in rows.chunks(TRANSACTION).zip(times.chunks(TRANSACTION)) {
-            execute(db, "BEGIN IMMEDIATE");
+        // SAFETY: database and statement are open; bound texts outlive the statement's step.
+        unsafe {
+            execute(self.db, "BEGIN IMMEDIATE");
             for (rows, times) in rows.chunks(STATEMENT).zip(times.chunks(STATEMENT)) {
                 let mut place = 0;
                 for (row, time) in rows.iter().zip(times) {
-                    bind(insert, &mut place, &row.id);
-                    bind(insert, &mut place, &row.name);
+                    bind(self.insert, &mut place, &row.id);
+                    bind(self.insert, &mut place, &row.name);
                     place += 1;
-                    ffi::sqlite3_bind_double(insert, place, row.value);
-                    bind(insert, &mut place, &row.tags);
-                    bind(insert, &mut place, time);
+                    ffi::sqlite3_bind_double(self.insert, place, row.value);
+                    bind(self.insert, &mut place, &row.tags);
+                    bind(self.insert, &mut place, time);
                 }
-                assert_eq!(ffi::sqlite3_step(insert), ffi::SQLITE_DONE);
-                ffi::sqlite3_reset(insert);
+                assert_eq!(ffi::sqlite3_step(self.insert), ffi::SQLITE_DONE);
+                ffi::sqlite3_reset(self.insert);
             }
-            execute(db, "COMMIT");
+            execute(self.db, "COMMIT");
         }
-        let took = start.elapsed();
-        ffi::sqlite3_finalize(insert);
-        ffi::sqlite3_close(db);
-        took
+        start.elapsed()
+    }
+}
+
+impl Drop for BareLoop {
+    fn drop(&mut self) {
+        // SAFETY: both are open, and nobody uses them afterwards.
+        unsafe {
+            ffi::sqlite3_finalize(self.insert);
+            ffi::sqlite3_close(self.db);
+        }
     }
 }
 
