@@ -138,7 +138,10 @@ impl Cluster {
     pub fn limit_files(&self, bytes: Option<u64>) {
         let pid = self.server.as_ref().expect("the server runs").id().to_string();
         let soft = bytes.map_or("unlimited".to_owned(), |bytes| bytes.to_string());
-        run("prlimit", &["--pid", &pid, &format!("--fsize={soft}:")]);
+        // As the server's user: that of another user may be changed with a capability only, which root of a container may not have.
+        let mut prlimit = as_server_user_run("prlimit".as_ref());
+        let out = prlimit.args(["--pid", &pid, &format!("--fsize={soft}:")]).output().unwrap();
+        assert!(out.status.success(), "prlimit: {}", String::from_utf8_lossy(&out.stderr));
     }
 
     fn log(&self) -> PathBuf {
@@ -203,12 +206,16 @@ pub fn program(name: &str) -> PathBuf {
 
 /// A command of the server, run by somebody who is not root, which PostgreSQL refuses; it ends with the test.
 fn as_server_user(name: &str) -> Command {
+    as_server_user_run(&program(name))
+}
+
+fn as_server_user_run(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "QUIT"]);
     if rustix::process::geteuid().is_root() {
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
     }
-    command.arg("--").arg(program(name)).env_remove("PGHOST").env_remove("PGPORT").current_dir("/");
+    command.arg("--").arg(program).env_remove("PGHOST").env_remove("PGPORT").current_dir("/");
     command
 }
 
