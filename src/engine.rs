@@ -3,6 +3,7 @@
 //! A kind of database is a twin folder behind two small ports: [`Kind`] is what can be asked of a URL before anything is open, [`Opened`] is what an open
 //! database gives. Each twin writes the SQL that its engine likes; the names, units and meanings of what they give are in this folder, once.
 
+pub mod copy;
 pub mod ids;
 pub mod postgres;
 pub mod schema;
