@@ -62,6 +62,8 @@ pub async fn apply(
         checked.push(Checked { sent, there, sent_digest, there_digest });
     }
     if checked.iter().all(Checked::is_equal) {
+        // What was deferred is checked now: a rollback would not take the sequences back.
+        sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *transaction).await.map_err(failed)?;
         for table in &plan.tables {
             set_sequences(&mut transaction, table).await?;
         }
@@ -168,7 +170,7 @@ async fn explain(source: &mut Source, table: &TablePlan, round: bool, e: &sqlx::
     // Neither the detail nor the context: they quote the row, which may be a secret.
     let why = server.message();
     let error = EngineError::new(format!("the target refuses {row}: {why} ({place})"));
-    CopyError::Failed(error.hint("nothing was copied; correct the row or the constraint, then copy again"))
+    CopyError::Failed(error.hint(target::NOTHING))
 }
 
 /// `COPY t, line 3, column c: "…"`

@@ -114,12 +114,12 @@ impl fmt::Display for Decimal {
         match self.exponent {
             _ if digits.is_empty() => f.write_str("0"),
             0 => write!(f, "{sign}{digits}"),
-            zeros @ 1..=20 => write!(f, "{sign}{digits}{}", "0".repeat(zeros as usize)),
-            behind @ -20..0 if count + behind > 0 => {
+            zeros @ 1..=40 => write!(f, "{sign}{digits}{}", "0".repeat(zeros as usize)),
+            behind @ -40..0 if count + behind > 0 => {
                 let (whole, fraction) = digits.split_at((count + behind) as usize);
                 write!(f, "{sign}{whole}.{fraction}")
             }
-            behind @ -20..0 => write!(f, "{sign}0.{}{digits}", "0".repeat((-behind - count) as usize)),
+            behind @ -40..0 => write!(f, "{sign}0.{}{digits}", "0".repeat((-behind - count) as usize)),
             exponent => write!(f, "{sign}{digits}e{exponent}"),
         }
     }
@@ -198,7 +198,8 @@ mod tests {
             ("5.", "5"),
             ("-00012.3400", "-12.34"),
             ("1e3", "1000"),
-            ("1E+25", "1e25"),
+            ("1E+25", "10000000000000000000000000"),
+            ("1E+45", "1e45"),
             ("0.00004", "0.00004"),
             ("5e-324", "5e-324"),
             ("9007199254740993", "9007199254740993"),

@@ -37,6 +37,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Tables of the source that are not copied.
     pub others: Vec<String>,
+    /// Tables of the source without rows to copy.
+    pub empty: Vec<&'static str>,
 }
 
 /// What will be done with a table.
@@ -94,7 +96,7 @@ impl Plan {
             return;
         }
         if !here.filled.contains(&wanted.name) {
-            self.notes.push(format!("{name} has no rows to copy"));
+            self.empty.push(wanted.name);
             return;
         }
         let Some(there) = there else {

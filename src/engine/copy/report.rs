@@ -31,6 +31,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Tables of the source that are not copied.
     pub not_copied: Vec<String>,
+    /// Tables of the source without rows to copy.
+    pub empty: Vec<&'static str>,
 }
 
 /// A table.
@@ -107,6 +109,7 @@ impl Report {
             problems: plan.problems.clone(),
             notes: plan.notes.clone(),
             not_copied: plan.others.clone(),
+            empty: plan.empty.clone(),
         }
     }
 
@@ -237,6 +240,9 @@ impl fmt::Display for Report {
             for line in lines {
                 writeln!(f, "{label}{line}")?;
             }
+        }
+        if !self.empty.is_empty() {
+            writeln!(f, "without rows: {}", shown_list(&self.empty))?;
         }
         match self.not_copied.is_empty() {
             true => Ok(()),

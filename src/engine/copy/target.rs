@@ -163,12 +163,16 @@ fn kind(base: &str, modifier: i32, declared: &str) -> Kind {
     }
 }
 
+/// What to do where the target refuses a row.
+pub const NOTHING: &str = "nothing was copied; correct the row or the constraint, then copy again";
+
 /// A list of columns in SQL.
 pub fn list<'a>(columns: impl IntoIterator<Item = &'a str>) -> String {
     columns.into_iter().map(quoted).collect::<Vec<_>>().join(", ")
 }
 
-/// What an error of the server means. Its message may quote a value, its detail a whole row: only what has none of that is repeated.
+/// What an error of the server means. Of its words only the message is repeated: detail and context quote rows, which may hold secrets. A foreign key's detail quotes the
+/// key that leads nowhere, and nothing else says which it is.
 pub fn error(doing: &str, what: &str, e: &sqlx::Error) -> CopyError {
     let error = |why: &str| EngineError::new(format!("{doing} `{what}`: {why}"));
     let Some(server) = server(e) else {
@@ -184,6 +188,10 @@ pub fn error(doing: &str, what: &str, e: &sqlx::Error) -> CopyError {
             error("somebody else holds a lock on it").hint("stop what works with the target, then copy"),
         ),
         Some("42501") => CopyError::Failed(error(server.message()).hint("copy as the role that owns the tables")),
+        Some("23503") => {
+            let detail = server.detail().unwrap_or_default();
+            CopyError::Failed(error(&format!("{}. {detail}", server.message())).hint(NOTHING))
+        }
         // Class 57P: the server shuts down, or has ended this session.
         Some(code) if code.starts_with("57P") => CopyError::Unreachable(error(server.message())),
         _ => CopyError::Failed(error(&format!("{} (SQLSTATE {})", server.message(), server.code()))),

@@ -50,7 +50,9 @@ pub fn is_date(text: &str) -> bool {
 pub fn time_of_day(text: &str) -> Option<String> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
     let time = NaiveTime::parse_from_str(whole, "%H:%M:%S").ok()?;
-    let good = time.format("%H:%M:%S").to_string() == whole && matches!(fraction.len(), 1..=6);
+    // chrono knows leap seconds, `time` would turn them over.
+    let good =
+        time.format("%H:%M:%S").to_string() == whole && !whole.ends_with("60") && matches!(fraction.len(), 1..=6);
     if !good || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
