@@ -131,7 +131,7 @@ async fn send(
                 bytes.shrink_to(CHUNK * 2);
             }
             count += 1;
-            if count % ROWS_PER_CALL == 0 {
+            if count.is_multiple_of(ROWS_PER_CALL) {
                 watch(Progress { step: Step::Copying, table: table.wanted.name, rows: count });
             }
         }
@@ -227,7 +227,7 @@ async fn read_back(
                 }
                 rest.drain(..=end);
                 rows += 1;
-                if rows % ROWS_PER_CALL == 0 {
+                if rows.is_multiple_of(ROWS_PER_CALL) {
                     watch(Progress { step: Step::Checking, table: table.wanted.name, rows });
                 }
             }

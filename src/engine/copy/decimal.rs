@@ -168,7 +168,8 @@ impl Sum {
         let mut limbs = Vec::new();
         let mut carry = 0;
         let mut position = *lowest;
-        while position <= *highest || carry > 0 || carry < -1 {
+        // A debt that stays -1 for ever is the sign.
+        while position <= *highest || !(-1..=0).contains(&carry) {
             let limb = sign * self.0.get(&position).copied().unwrap_or(0) + carry;
             limbs.push(limb.rem_euclid(BASE));
             carry = limb.div_euclid(BASE);

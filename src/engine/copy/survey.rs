@@ -72,7 +72,7 @@ pub async fn survey(
                 Ok(None) => break None,
                 Err(e) => break Some(e),
             }
-            if findings.rows % ROWS_PER_CALL == 0 {
+            if findings.rows.is_multiple_of(ROWS_PER_CALL) {
                 watch(Progress { step: Step::Reading, table: table.wanted.name, rows: findings.rows });
             }
         }
