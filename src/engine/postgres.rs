@@ -9,6 +9,7 @@
 
 pub mod errors;
 mod opened;
+pub mod schema;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -16,6 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Transaction};
 
@@ -80,7 +82,11 @@ impl Database {
         };
         let reading = options.clone().options([("default_transaction_read_only", "on")]);
         Ok(Self {
-            writer: pool(1).connect_with(options).await.map_err(|e| cannot(&e))?,
+            writer: pool(1).connect_with(options).await.map_err(|e| match errors::state(&e).as_deref() {
+                // `database.create` has no meaning here: who may make a database is the server's affair.
+                Some("3D000") => cannot(&e).hint("`createdb` makes a database; `migrate` and `run` fill an empty one"),
+                _ => cannot(&e),
+            })?,
             readers: pool(2).connect_lazy_with(reading.clone()),
             queries: pool(1).connect_lazy_with(reading),
             shown,
@@ -95,6 +101,11 @@ impl Database {
     /// Begins a transaction. Keep it short, await nothing foreign in it.
     pub async fn write(&self) -> Result<Transaction<'static, sqlx::Postgres>, sqlx::Error> {
         self.writer.begin().await
+    }
+
+    /// The writer's connection, for the few statements that refuse to be in a transaction.
+    pub async fn outside_transactions(&self) -> Result<PoolConnection<sqlx::Postgres>, sqlx::Error> {
+        self.writer.acquire().await
     }
 
     /// A read-only transaction whose statements are ended by the server once `limit` is over.

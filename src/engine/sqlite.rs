@@ -8,7 +8,6 @@
 //!   yet: a first start that was killed leaves such a file.
 //! - The database file is never opened by anything but SQLite: closing a descriptor of it drops all POSIX locks that this process holds on it.
 
-pub mod admin_key;
 pub mod atlas;
 pub mod errors;
 mod history;

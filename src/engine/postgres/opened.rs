@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 
-use super::Database;
+use super::{Database, schema};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::{MigrateOptions, Report};
@@ -33,14 +33,14 @@ impl Kind for Postgres {
         a == b
     }
 
-    fn open<'a>(&'a self, settings: &'a Settings, _clock: &'a Clock, _registry: &'a Registry) -> Answer<'a, Ready> {
+    fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, _registry: &'a Registry) -> Answer<'a, Ready> {
         Box::pin(async move {
             let app = Database::open(&settings.url, settings.password.as_ref()).await?;
             let mut metrics = None;
-            if let Some(url) = &settings.metrics_url {
+            if let Some(url) = schema::samples_url(settings) {
                 metrics = Some(Database::open(url, settings.metrics_password.as_ref()).await?);
             }
-            let report = Report::new(false);
+            let report = schema::prepare(&app, metrics.as_ref(), settings, clock).await?;
             Ok((Box::new(Databases { app, metrics }) as Box<dyn Opened>, report))
         })
     }
@@ -53,13 +53,8 @@ impl Kind for Postgres {
         Box::pin(async { Vec::new() })
     }
 
-    fn migrate<'a>(
-        &'a self,
-        _settings: &'a Settings,
-        _options: MigrateOptions,
-        _clock: &'a Clock,
-    ) -> Answer<'a, Report> {
-        Box::pin(async { Err(EngineError::new("not yet")) })
+    fn migrate<'a>(&'a self, settings: &'a Settings, options: MigrateOptions, clock: &'a Clock) -> Answer<'a, Report> {
+        Box::pin(schema::migrate(settings, options, clock))
     }
 
     fn metrics(&self) -> Vec<&'static Desc> {

@@ -1,7 +1,7 @@
 //! What is in a database: read once by its engine, then reasoned about without it.
 //!
 //! Names are looked up in lower case and shown as they were written: SQLite compares them so, and on PostgreSQL a name that nobody quoted is in lower
-//! case already.
+//! case already. One that has capitals there is kept in its double quotes, as only a text that quotes it reaches it.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,8 @@ pub struct Inventory {
     pub applied: Vec<Applied>,
     /// What is in `api_keys`.
     pub keys: Keys,
+    /// Schemas with tables that a name without a schema does not reach (PostgreSQL).
+    pub elsewhere: Vec<String>,
 }
 
 /// A table, a view, or something that looks like one.
@@ -29,6 +31,8 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// Its indexes.
     pub indexes: Vec<Index>,
+    /// Whether it may have rows.
+    pub filled: bool,
 }
 
 /// What a name stands for.
@@ -44,6 +48,12 @@ pub enum Kind {
     Virtual,
     /// A table that a virtual table keeps for itself.
     Shadow,
+    /// A table in parts.
+    Partitioned,
+    /// A view whose rows are stored.
+    Materialized,
+    /// A table of another server.
+    Foreign,
 }
 
 impl Kind {
@@ -55,6 +65,9 @@ impl Kind {
             Self::View => "a view",
             Self::Virtual => "a virtual table",
             Self::Shadow => "part of a virtual table",
+            Self::Partitioned => "a partitioned table",
+            Self::Materialized => "a materialized view",
+            Self::Foreign => "a foreign table",
         }
     }
 }
@@ -89,6 +102,8 @@ pub struct Index {
     pub explicit: bool,
     /// The condition of a partial index, in its canonical form.
     pub filter: Option<String>,
+    /// Whether a build of it was interrupted, so that no query uses it (PostgreSQL).
+    pub broken: bool,
 }
 
 /// A row of `sidecar_migrations`.
@@ -140,7 +155,7 @@ impl Inventory {
 
     /// Whether the database has nothing but the engine's and the sidecar's own tables.
     pub fn is_empty(&self) -> bool {
-        self.relations.keys().all(|name| name.starts_with("sidecar_"))
+        self.elsewhere.is_empty() && self.relations.keys().all(|name| name.starts_with("sidecar_"))
     }
 
     /// The table that has an index of that name, and the index. Names of indexes are unique in a database.

@@ -7,9 +7,12 @@
 //! It is filled under another name, in the order of the key, some rows per transaction, and renamed when it is complete. So nobody
 //! ever searches half an index, and a migration that was interrupted goes on after the last key it copied. Rows without a key are not in it.
 
+use super::plan::Dialect;
 use crate::engine::FullText;
+use crate::engine::schema::full_text::{described, impossible, name, suitable};
 use crate::engine::schema::inventory::{Inventory, Kind, Relation};
-use crate::engine::schema::names::{quoted, shown, shown_list};
+use crate::engine::schema::names::{quoted, shown};
+use crate::engine::schema::plan::{Action, Planner};
 
 /// How one index is made and filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +43,7 @@ pub enum Need {
 
 impl Index {
     fn of(wanted: &FullText, relation: &Relation) -> Self {
-        let name = format!("sidecar_fts_{}", relation.name);
+        let name = name(&relation.name);
         Self {
             filling: format!("{name}_filling"),
             name,
@@ -52,7 +55,7 @@ impl Index {
 
     /// For people.
     pub fn shown(&self) -> String {
-        format!("full-text index {} over {} of {}", shown(&self.name), shown_list(&self.columns), shown(&self.table))
+        described(&self.name, &self.columns, &self.table)
     }
 
     /// Makes it, empty, under the name for filling.
@@ -101,9 +104,40 @@ impl Index {
     }
 }
 
+/// Plans what is to be done about one.
+pub fn plan(wanted: &FullText, planner: &mut Planner<'_, Dialect>) {
+    match need(wanted, &planner.then) {
+        Need::Nothing => {}
+        Need::Impossible(why) => planner.note(why),
+        Need::Fill(index) => fill(index, planner),
+        Need::Make(index) => {
+            planner.step(format!("create {}", index.shown()), None, Action::Sql(index.create_sql()));
+            planner.then.relations.extend(names_taken(&index));
+            fill(index, planner);
+        }
+    }
+}
+
+fn fill(index: Index, planner: &mut Planner<'_, Dialect>) {
+    planner.step(format!("fill {}", index.shown()), None, Action::Fill(index));
+}
+
+/// The names that an index takes, before and after it is published, so that a later one does not want them.
+fn names_taken(index: &Index) -> impl Iterator<Item = (String, Relation)> {
+    let names = [index.filling.clone(), index.name.clone()];
+    let shadows = SHADOWS.iter().flat_map({
+        let names = names.clone();
+        move |suffix| names.clone().map(|name| (format!("{name}_{suffix}"), Kind::Shadow))
+    });
+    names.map(|name| (name, Kind::Virtual)).into_iter().chain(shadows).map(|(name, kind)| {
+        let key = name.to_ascii_lowercase();
+        (key, Relation { name, kind, columns: Vec::new(), indexes: Vec::new(), filled: false })
+    })
+}
+
 /// Compares what is wanted with what is there.
 pub fn need(wanted: &FullText, inventory: &Inventory) -> Need {
-    let impossible = |why: String| Need::Impossible(format!("full text of {}: {why}", shown(&wanted.table)));
+    let impossible = |why: String| Need::Impossible(impossible(wanted, &why));
     let Some(relation) = inventory.relation(&wanted.table) else {
         return impossible("the table does not exist".into());
     };
@@ -133,34 +167,11 @@ pub fn need(wanted: &FullText, inventory: &Inventory) -> Need {
     }
 }
 
-fn suitable(wanted: &FullText, relation: &Relation) -> Result<(), String> {
-    if !matches!(relation.kind, Kind::Table | Kind::WithoutRowid) {
-        return Err(format!("it is {}", relation.kind.words()));
-    }
-    let named = || std::iter::once(&wanted.key).chain(&wanted.columns);
-    let missing: Vec<&String> = named().filter(|c| relation.column(c).is_none()).collect();
-    if !missing.is_empty() {
-        return Err(format!("it has no {}", shown_list(&missing)));
-    }
-    if wanted.columns.is_empty() {
-        return Err("no columns are named".into());
-    }
-    if !relation.is_unique(&wanted.key) {
-        return Err(format!("its key {} is not unique: a primary key or a unique index is needed", shown(&wanted.key)));
-    }
-    Ok(())
-}
-
-/// FTS5 has columns of its own: `rank`, `rowid`, and one with the table's name; `key` is ours; and no name may come twice.
+/// FTS5 has columns of its own: `rank`, `rowid`, and one with the table's name; and `key` is ours.
 fn reserved(wanted: &FullText, index: &Index) -> Option<String> {
     let taken = ["rank", "rowid", "key", &index.name, &index.filling];
-    let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
-    wanted.columns.iter().enumerate().find_map(|(at, column)| {
-        if taken.iter().any(|t| same(t, column)) {
-            return Some(format!("a column cannot be called {} there", shown(column)));
-        }
-        wanted.columns[..at].iter().any(|c| same(c, column)).then(|| format!("{} is named twice", shown(column)))
-    })
+    let column = wanted.columns.iter().find(|column| taken.iter().any(|t| t.eq_ignore_ascii_case(column)))?;
+    Some(format!("a column cannot be called {} there", shown(column)))
 }
 
 fn shadow_in_the_way(index: &Index, inventory: &Inventory) -> Option<String> {
@@ -185,7 +196,7 @@ mod tests {
                 .iter()
                 .map(|c| Column { name: (*c).into(), primary: *c == "id", ..Column::default() })
                 .collect();
-            let relation = Relation { name: (*name).into(), kind: *kind, columns, indexes: Vec::new() };
+            let relation = Relation { name: (*name).into(), kind: *kind, columns, indexes: Vec::new(), filled: true };
             out.relations.insert(name.to_ascii_lowercase(), relation);
         }
         out

@@ -6,6 +6,7 @@
 
 use sqlx::{AssertSqlSafe, SqliteConnection};
 
+use crate::engine::schema::admin_key;
 use crate::engine::schema::inventory::{Applied, Column, Index, Inventory, Kind, PLACEHOLDERS_SHOWN, Relation};
 use crate::engine::schema::names::{filter_of, quoted};
 
@@ -37,10 +38,11 @@ async fn read_relations(inventory: &mut Inventory, connection: &mut SqliteConnec
             .await?;
     for (name, kind, without_rowid) in rows {
         let key = name.to_ascii_lowercase();
-        // Names that SQLite keeps for itinventory.
+        // Names that SQLite keeps for itself.
         if !key.starts_with("sqlite_") {
             let kind = kind_of(&kind, without_rowid);
-            inventory.relations.insert(key, Relation { name, kind, columns: Vec::new(), indexes: Vec::new() });
+            let relation = Relation { name, kind, columns: Vec::new(), indexes: Vec::new(), filled: true };
+            inventory.relations.insert(key, relation);
         }
     }
     Ok(())
@@ -85,7 +87,8 @@ async fn read_indexes(inventory: &mut Inventory, connection: &mut SqliteConnecti
         if relation.indexes.last().is_none_or(|i| i.name != name) {
             let filter = sql.as_deref().and_then(filter_of);
             let explicit = origin == "c";
-            relation.indexes.push(Index { name, columns: Vec::new(), plain: true, unique, explicit, filter });
+            let index = Index { name, plain: true, unique, explicit, filter, ..Index::default() };
+            relation.indexes.push(index);
         }
         if let Some(index) = relation.indexes.last_mut() {
             index.columns.push(column);
@@ -124,7 +127,7 @@ async fn read_keys(inventory: &mut Inventory, connection: &mut SqliteConnection)
          ORDER BY 1 LIMIT ?2"
     );
     inventory.keys.placeholders = sqlx::query_scalar(AssertSqlSafe(sql))
-        .bind(crate::engine::sqlite::admin_key::ID)
+        .bind(admin_key::ID)
         .bind(PLACEHOLDERS_SHOWN)
         .fetch_all(&mut *connection)
         .await?;

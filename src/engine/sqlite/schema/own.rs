@@ -1,33 +1,6 @@
-//! The sidecar's own tables: files under `migrations/sqlite/`, applied in order and recorded in `sidecar_migrations`.
-//!
-//! A file that has been released is never edited: its checksum is in every database that it was applied to. A change is a new file.
+//! The sidecar's own tables: the files of `migrations/sqlite/`.
 
-use sha2::{Digest, Sha256};
-
-use crate::engine::EngineError;
-use crate::engine::schema::inventory::Inventory;
-
-/// The track of these files in `sidecar_migrations`.
-pub const OWN: &str = "own";
-/// The track of the migrations that the application's specification numbers.
-pub const ATLAS: &str = "atlas";
-/// Migration 001 of the specification: the first admin key.
-pub const API_INFRASTRUCTURE: (i64, &str) = (1, "API infrastructure");
-/// Migration 002 of the specification: `access_count` is 0 where it was NULL.
-pub const SEARCH_ENHANCEMENT: (i64, &str) = (2, "search enhancement");
-
-/// One file.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Migration {
-    /// Its number.
-    pub version: i64,
-    /// Its name without number.
-    pub name: &'static str,
-    /// Its text.
-    pub sql: &'static str,
-    /// The tables that it makes.
-    pub tables: &'static [&'static str],
-}
+use crate::engine::schema::own::Migration;
 
 /// All files. The first one is the record itself and goes wherever something is recorded; the others follow the samples.
 pub const MIGRATIONS: &[Migration] = &[
@@ -45,82 +18,15 @@ pub const MIGRATIONS: &[Migration] = &[
     },
 ];
 
-impl Migration {
-    /// SHA-256 of the text in hex.
-    pub fn checksum(&self) -> String {
-        Sha256::digest(self.sql).iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-/// Refuses a database that another sidecar has taken further, or elsewhere, than this one knows.
-pub fn check(inventory: &Inventory) -> Result<(), EngineError> {
-    if let Some(relation) = inventory.relation("sidecar_migrations") {
-        inventory.has(&relation.name, &["track", "version", "name", "checksum", "applied_at", "applied_by"]).map_err(
-            |missing| {
-                EngineError::new(format!("`sidecar_migrations` is not the sidecar's: {missing}"))
-                    .hint("names that begin with `sidecar_` are the sidecar's; rename that table")
-            },
-        )?;
-    }
-    for applied in &inventory.applied {
-        let (track, version) = (&applied.track, applied.version);
-        let newest = match track.as_str() {
-            OWN => MIGRATIONS.iter().map(|m| m.version).max().unwrap_or(0),
-            ATLAS => SEARCH_ENHANCEMENT.0,
-            _ => 0,
-        };
-        if !(1..=newest).contains(&version) {
-            return Err(EngineError::new(format!(
-                "migration {version} of `{track}` has been applied, and this sidecar knows none above {newest}"
-            ))
-            .hint("a newer sidecar was here: use that version, or a later one"));
-        }
-        let known = MIGRATIONS.iter().find(|m| track == OWN && m.version == version);
-        if let Some(known) = known.filter(|m| m.checksum() != applied.checksum) {
-            return Err(EngineError::new(format!(
-                "migration {version} (`{}`) was applied with another text than this sidecar's",
-                known.name
-            ))
-            .hint("another build of the sidecar was here: use that one, or a release"));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::schema::inventory::Applied;
-
-    fn with(track: &str, version: i64, checksum: &str) -> Result<(), EngineError> {
-        let applied = vec![Applied { track: track.into(), version, checksum: checksum.into() }];
-        check(&Inventory { applied, ..Inventory::default() })
-    }
 
     #[test]
-    fn versions_count_up_from_one() {
-        for (at, migration) in MIGRATIONS.iter().enumerate() {
-            assert_eq!(migration.version, at as i64 + 1);
-            for table in migration.tables {
-                assert!(migration.sql.contains(&format!("CREATE TABLE {table} (")), "{table}");
-            }
-            // A SQLite older than 3.37 would refuse the application's whole database.
+    fn no_table_is_strict() {
+        // A SQLite older than 3.37 would refuse the application's whole database.
+        for migration in MIGRATIONS {
             assert!(!migration.sql.replace("No STRICT", "").contains("STRICT"));
-        }
-    }
-
-    #[test]
-    fn newer_or_other_migrations_are_refused() {
-        assert!(with(OWN, 1, &MIGRATIONS[0].checksum()).is_ok());
-        assert!(with(ATLAS, 2, "").is_ok());
-        for (track, version, checksum, word) in [
-            (OWN, 1, "00", "another text"),
-            (OWN, 99, "", "none above"),
-            (ATLAS, 3, "", "none above"),
-            ("x", 1, "", "none above"),
-        ] {
-            let error = with(track, version, checksum).unwrap_err();
-            assert!(error.message.contains(word) && error.hint.is_some(), "{error}");
         }
     }
 }

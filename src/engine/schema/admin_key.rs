@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256};
 
+use crate::clock::Timestamp;
 use crate::engine::EngineError;
 use crate::secret::{Secret, private_folder};
 
@@ -48,6 +49,27 @@ pub fn generate() -> Result<Secret, EngineError> {
 /// What `api_keys.key_hash` holds for `key`: the SHA-256 of its text, 64 lower-case hex digits.
 pub fn hash(key: &Secret) -> String {
     hex(&Sha256::digest(key.reveal()))
+}
+
+/// The row of `key` in `columns` of `api_keys`. Everything in it is ours: constants, hex digits, a time; so it is text, which every type takes
+/// that can hold it. Every value is given: the defaults of a table that an ORM made are often in the ORM only.
+pub fn insert_sql(columns: &[&str], key: &Secret, now: Timestamp) -> String {
+    // The time is cut to seconds, as CURRENT_TIMESTAMP writes it.
+    let now = now.to_sql();
+    let now = now.split('.').next().unwrap_or_default();
+    let values = columns.iter().map(|column| match *column {
+        "id" => format!("'{ID}'"),
+        "name" => format!("'{NAME}'"),
+        "key_hash" => format!("'{}'", hash(key)),
+        "permissions" => format!("'{PERMISSIONS}'"),
+        "created_at" => format!("'{now}'"),
+        // The seed's default.
+        "rate_limit_per_hour" => "1000".to_owned(),
+        "is_active" => "TRUE".to_owned(),
+        other => unreachable!("`{other}` is none of plan::KEY_COLUMNS"),
+    });
+    let values: Vec<String> = values.collect();
+    format!("INSERT INTO api_keys ({}) VALUES ({})", columns.join(", "), values.join(", "))
 }
 
 /// Whether `directory` already has a key file.

@@ -3,6 +3,9 @@
 //! The application may own these tables already; then only what is missing is added. `content_metadata` and `processing_queue` are the
 //! application's own: their `base` columns are what an empty database gets, so that the rest has something to stand on, and are never
 //! added to a table that exists.
+//!
+//! Declarations are words that both engines take; what an engine says otherwise is its dialect's. `JSON` stays `JSON` on PostgreSQL as well, not `JSONB`:
+//! the text comes back as it was written, as it does on SQLite, and `\u0000`, which `JSONB` refuses, is stored (V-11).
 
 /// A table of the seed schema.
 #[derive(Debug)]
@@ -26,14 +29,24 @@ pub struct Index {
     pub columns: &'static [&'static str],
     /// The condition of a partial index.
     pub filter: Option<&'static str>,
+    /// Whether rows come in the order of its column: then an engine may keep ranges of pages instead of every row.
+    pub in_order: bool,
+}
+
+impl Index {
+    /// What it is over: table, columns, condition.
+    pub fn on(&self, table: &str) -> String {
+        let condition = self.filter.map(|f| format!(" WHERE {f}")).unwrap_or_default();
+        format!("{table}({}){condition}", self.columns.join(", "))
+    }
 }
 
 const fn index(name: &'static str, columns: &'static [&'static str]) -> Index {
-    Index { name, columns, filter: None }
+    Index { name, columns, filter: None, in_order: false }
 }
 
 const fn partial(name: &'static str, columns: &'static [&'static str], filter: &'static str) -> Index {
-    Index { name, columns, filter: Some(filter) }
+    Index { name, columns, filter: Some(filter), in_order: false }
 }
 
 /// All of it. The base tables come first, because the application's would.
@@ -145,7 +158,7 @@ pub const TABLES: &[Table] = &[
         indexes: &[
             index("idx_system_metrics_name_time", &["metric_name", "recorded_at"]),
             // Retention takes slices of time over all series: without this index a batch touches pages all over the table.
-            index("idx_system_metrics_recorded", &["recorded_at"]),
+            Index { in_order: true, ..index("idx_system_metrics_recorded", &["recorded_at"]) },
         ],
     },
 ];
@@ -153,16 +166,17 @@ pub const TABLES: &[Table] = &[
 /// The one table of the seed that follows `database.metrics_url`.
 pub const SYSTEM_METRICS: &str = "system_metrics";
 
-/// How a column of the seed can be added to a table that exists: its declaration, and what had to be left out of it. `None` where
-/// SQLite cannot add it (`ALTER TABLE ADD COLUMN` takes no key, no uniqueness, nothing that is NOT NULL without a constant default,
-/// and no default that is the time).
-pub fn addable(declaration: &str) -> Option<(&str, Option<&'static str>)> {
-    const NOW: &str = " DEFAULT CURRENT_TIMESTAMP";
+/// What a row gets where nobody gives a time.
+pub const NOW: &str = "DEFAULT CURRENT_TIMESTAMP";
+
+/// How a column of the seed can be added to a table with rows: its declaration, and the default that those rows must not get, because it is the time of
+/// the migration. `None` where it cannot be added: a key, something unique, or a value that every row would need.
+pub fn addable(declaration: &'static str) -> Option<(&'static str, Option<&'static str>)> {
     if ["PRIMARY KEY", "UNIQUE", "NOT NULL"].iter().any(|word| declaration.contains(word)) {
         return None;
     }
     Some(match declaration.strip_suffix(NOW) {
-        Some(without) => (without, Some("DEFAULT CURRENT_TIMESTAMP")),
+        Some(without) => (without.trim_end(), Some(NOW)),
         None => (declaration, None),
     })
 }
@@ -195,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sqlite_cannot_add_is_known_before_it_is_tried() {
+    fn what_cannot_be_added_is_known_before_it_is_tried() {
         assert_eq!(addable("JSON NOT NULL"), None);
         assert_eq!(addable("INTEGER DEFAULT 0"), Some(("INTEGER DEFAULT 0", None)));
         assert_eq!(
