@@ -5,6 +5,7 @@ mod killed;
 mod large;
 mod random;
 mod refused;
+mod whole;
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

@@ -225,7 +225,10 @@ mod tests {
             };
             let columns = columns.iter().map(column).collect();
             let kind = if name.starts_with("v_") { RelationKind::View } else { RelationKind::Table };
-            ((*name).to_owned(), Relation { name: (*name).to_owned(), kind, columns, indexes: Vec::new() })
+            (
+                (*name).to_owned(),
+                Relation { name: (*name).to_owned(), kind, columns, indexes: Vec::new(), filled: true },
+            )
         });
         let relations: BTreeMap<_, _> = relations.collect();
         Here { inventory: Inventory { relations, ..Default::default() }, filled: tables.iter().map(|t| t.0).collect() }
@@ -246,6 +249,13 @@ mod tests {
     fn there(name: &str) -> Table {
         let columns = vec![column("id", Kind::Text(None))];
         Table { sql: name.to_owned(), ordinary: true, allowed: true, columns, ..Table::default() }
+    }
+
+    #[test]
+    fn every_table_of_the_seed_is_wanted() {
+        for table in crate::engine::schema::seed::TABLES {
+            assert!(TABLES.iter().any(|wanted| wanted.name == table.name), "{}", table.name);
+        }
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::kind::Kind;
 use super::plan::Wanted;
 use super::{CopyError, EngineError};
 use crate::engine::postgres::errors;
+use crate::engine::schema::admin_key;
 use crate::engine::schema::names::quoted;
-use crate::engine::sqlite::admin_key;
 
 /// The wanted tables that are there, by name.
 pub type Tables = BTreeMap<&'static str, Table>;
