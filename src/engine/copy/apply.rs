@@ -173,15 +173,19 @@ async fn explain(source: &mut Source, table: &TablePlan, round: bool, e: &sqlx::
     CopyError::Failed(error.hint(target::NOTHING))
 }
 
-/// `COPY t, line 3, column c: "…"`
+/// `COPY t, line 3, column c: "…"`, perhaps below the lines of a trigger.
+fn place(context: &str) -> Option<&str> {
+    context.lines().find(|line| line.starts_with("COPY "))
+}
+
 fn line_number(context: &str) -> Option<u64> {
-    let (_, behind) = context.split_once(", line ")?;
+    let (_, behind) = place(context)?.split_once(", line ")?;
     let digits: String = behind.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 
 fn column_name(context: &str) -> Option<&str> {
-    let (_, behind) = context.split_once(", column ")?;
+    let (_, behind) = place(context)?.split_once(", column ")?;
     behind.split([':', ',']).next()
 }
 
@@ -308,6 +312,7 @@ mod tests {
         let context = "COPY api_keys, line 3, column rate_limit_per_hour: \"x, line 9\"";
         assert_eq!((line_number(context), column_name(context)), (Some(3), Some("rate_limit_per_hour")));
         assert_eq!((line_number("COPY t, line 12: \"a\tb\""), column_name("COPY t, line 12")), (Some(12), None));
+        assert_eq!(line_number("PL/pgSQL function f(a, line 4) line 3 at RAISE\nCOPY t, line 2: \"a\""), Some(2));
         assert_eq!(line_number("SQL function x"), None);
     }
 }

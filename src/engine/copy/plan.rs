@@ -124,6 +124,10 @@ impl Plan {
             );
         }
         let (columns, homeless) = self.columns(relation, there);
+        if columns.is_empty() {
+            self.problems.push(format!("{name} has no column in the target that it has in the source"));
+            return;
+        }
         let mut primary = relation.columns.iter().filter(|c| c.primary);
         let key = match (primary.next(), primary.next()) {
             (Some(key), None) => Some(key),

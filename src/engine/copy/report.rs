@@ -227,10 +227,11 @@ impl TableReport {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let done = match (self.copied, self.is_refused()) {
-            (true, _) => "copied and found equal",
-            (false, true) => "nothing was copied",
-            (false, false) => "would be copied",
+        let done = match (self.copied, self.is_refused(), self.dry_run) {
+            (true, _, _) => "copied and found equal",
+            (false, true, true) => "cannot be copied as it is",
+            (false, true, false) => "nothing was copied",
+            (false, false, _) => "would be copied",
         };
         writeln!(f, "`{}` to `{}`: {done}", self.from, self.to)?;
         for table in &self.tables {
