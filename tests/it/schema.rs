@@ -4,6 +4,7 @@ mod admin_key;
 mod beside;
 mod full_text;
 mod interrupted;
+mod postgres;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -118,9 +118,9 @@ const INDEXES: &str = "
         NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')),
         am.amname = 'btree' AND NOT EXISTS (
             SELECT FROM unnest(i.indoption::int2[], i.indclass::oid[], i.indcollation::oid[], i.indkey::int2[])
-                WITH ORDINALITY AS x (option, class, collation, attnum, at)
+                WITH ORDINALITY AS x (sorted, class, sorting, attnum, at)
             LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = x.attnum
-            WHERE x.at <= i.indnkeyatts AND (x.option <> 0 OR x.collation <> coalesce(a.attcollation, x.collation)
+            WHERE x.at <= i.indnkeyatts AND (x.sorted <> 0 OR x.sorting <> coalesce(a.attcollation, x.sorting)
                 OR NOT EXISTS (SELECT FROM pg_opclass AS o WHERE o.oid = x.class AND o.opcdefault))),
         pg_get_expr(i.indpred, i.indrelid),
         ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS x (attnum, at)
