@@ -16,7 +16,7 @@ use super::plan::Wanted;
 use super::{CopyError, EngineError};
 use crate::engine::schema::inventory::{Inventory, Kind, Relation};
 use crate::engine::schema::names::quoted;
-use crate::engine::sqlite::errors::is_busy;
+use crate::engine::sqlite::errors;
 use crate::engine::sqlite::schema::inventory;
 
 /// How long a writer of the source is waited for.
@@ -135,11 +135,19 @@ async fn tidy(path: &Path, had_wal: bool) {
     }
 }
 
+/// A transaction that a crash left half-written waits in `-journal` to be rolled back, which would be a change.
+const READONLY_ROLLBACK: i32 = 776;
+
 fn source_error(path: &Path, e: &sqlx::Error) -> CopyError {
     let error = EngineError::new(format!("cannot read `{}`: {e}", path.display()));
-    match is_busy(e) {
-        true => CopyError::Busy(error.hint("another process writes to it: stop the application, then copy")),
-        false => CopyError::Failed(error.hint(
+    match errors::code(e) {
+        _ if errors::is_busy(e) => {
+            CopyError::Busy(error.hint("another process writes to it: stop the application, then copy"))
+        }
+        Some(READONLY_ROLLBACK) => CopyError::Failed(error.hint(
+            "a crash left a transaction in its journal: start the application once, or read the file with the `sqlite3` shell, and it is rolled back",
+        )),
+        _ => CopyError::Failed(error.hint(
             "it has to be a SQLite file that is whole, in a folder that this user can write to (for `-wal` and `-shm`)",
         )),
     }

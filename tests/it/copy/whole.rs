@@ -154,6 +154,22 @@ fn a_log_of_somebody_else_is_left_alone() {
     assert_eq!(names(scene.folder.path()), files);
 }
 
+/// A journal that waits to be rolled back is the application's: rolling it back would change the source.
+#[test]
+fn a_journal_of_a_crash_is_told_and_left() {
+    let scene = Scene::new();
+    scene.sqlite("INSERT INTO webhooks (id, url, events) VALUES ('w', 'u', '[]')");
+    let program = "import sqlite3, sys, os\ndb = sqlite3.connect(sys.argv[1], isolation_level=None)\ndb.execute('PRAGMA cache_size = 2')\ndb.execute('BEGIN')\ndb.execute(\"UPDATE webhooks SET url = 'half'\")\nfor i in range(5000): db.execute('INSERT INTO users VALUES (?, ?)', (i, 'x' * 100))\nos.kill(os.getpid(), 9)\n";
+    std::process::Command::new("python3").args(["-c", program, scene.file().to_str().unwrap()]).status().unwrap();
+    assert_eq!(names(scene.folder.path()), ["atlas.db", "atlas.db-journal"]);
+    let before = std::fs::read(scene.file()).unwrap();
+    let said = scene.refused(69, &[]);
+    assert!(said.contains("a crash left a transaction in its journal"), "{said}");
+    assert!(before == std::fs::read(scene.file()).unwrap());
+    assert_eq!(scene.sqlite("SELECT url FROM webhooks"), "u");
+    scene.copied(&[]);
+}
+
 /// On a terminal a line says how far it is; `script` gives a terminal.
 #[test]
 fn a_terminal_shows_how_far_it_is() {
