@@ -78,6 +78,14 @@ impl Scene {
         self.folder.path().join("atlas.db")
     }
 
+    /// Begins again with empty tables, on the server that runs.
+    fn afresh(&self) {
+        std::fs::remove_file(self.file()).unwrap();
+        self.cluster.psql("atlas", &format!("DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION {ROLE}"));
+        self.sqlite(SQLITE);
+        self.psql(POSTGRES);
+    }
+
     /// What the sqlite3 shell answers.
     fn sqlite(&self, sql: &str) -> String {
         run("sqlite3", &["-bail", self.file().to_str().unwrap(), sql]).trim_end().to_owned()

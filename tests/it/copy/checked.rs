@@ -2,21 +2,26 @@
 
 use super::Scene;
 
-/// Makes a trigger in front of each row of `system_metrics`.
-fn scene(body: &str) -> Scene {
+/// Five hundred rows, and a trigger in front of each that does nothing yet.
+fn scene() -> Scene {
     let scene = Scene::new();
     scene.sqlite(
         "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO system_metrics SELECT 'm' || i, 'name', i / 10.0, '{\"a\":\"b\"}', '2026-11-22 17:09:20' FROM n",
     );
-    scene.psql(&format!(
-        "CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$;
-         CREATE TRIGGER meddle BEFORE INSERT ON system_metrics FOR EACH ROW EXECUTE FUNCTION meddle()"
-    ));
+    meddle(&scene, "");
+    scene.psql("CREATE TRIGGER meddle BEFORE INSERT ON system_metrics FOR EACH ROW EXECUTE FUNCTION meddle()");
     scene
+}
+
+fn meddle(scene: &Scene, body: &str) {
+    scene.psql(&format!(
+        "CREATE OR REPLACE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} RETURN NEW; END $$"
+    ));
 }
 
 #[test]
 fn a_target_that_is_not_the_same_is_found_out() {
+    let scene = scene();
     let one = |what: &str| format!("IF NEW.id = 'm77' THEN {what}; END IF;");
     for (body, said) in [
         (one("RETURN NULL"), "500 rows were sent, 499 are there"),
@@ -42,14 +47,15 @@ fn a_target_that_is_not_the_same_is_found_out() {
         // What no row that was sent can look like.
         (one("NEW.metric_value := 'NaN'"), "came back as none that was sent"),
     ] {
-        let scene = scene(&body);
+        meddle(&scene, &body);
         let words = scene.refused(1, &[]);
         assert!(words.contains(said), "{body}: {words}");
         assert!(!words.contains("copied and found equal"), "{words}");
         assert_eq!(scene.rows(), "0", "{body}");
     }
     // The same scene without meddling is copied.
-    assert_eq!(scene("").copied(&[])["tables"][0]["rows_in_target"], 500);
+    meddle(&scene, "");
+    assert_eq!(scene.copied(&[])["tables"][0]["rows_in_target"], 500);
 }
 
 /// `jsonb` and `char(n)` come back in other words and are the same.

@@ -137,6 +137,7 @@ fn tables_have_to_be_there_empty_and_ours() {
 /// The server's own rules are found while copying: the row is named, and nothing stays.
 #[test]
 fn the_servers_refusal_names_the_row() {
+    let scene = Scene::new();
     for (rule, insert, said) in [
         (
             "CREATE UNIQUE INDEX once ON webhooks (url)",
@@ -159,7 +160,7 @@ fn the_servers_refusal_names_the_row() {
             "column `url` of `webhooks`",
         ),
     ] {
-        let scene = Scene::new();
+        scene.afresh();
         scene.psql(rule);
         scene.sqlite(&format!(
             "INSERT INTO content_metadata (id) VALUES ('c'); INSERT INTO webhooks (id, url, events) VALUES {insert}"
@@ -169,7 +170,7 @@ fn the_servers_refusal_names_the_row() {
         assert_eq!(scene.rows(), "0");
     }
     // A row that leads nowhere.
-    let scene = Scene::new();
+    scene.afresh();
     scene.sqlite("INSERT INTO processing_queue (id, content_id) VALUES ('q', 'nobody')");
     let words = scene.refused(1, &[]);
     assert!(words.contains("processing_queue_content_id_fkey") && words.contains("(content_id)=(nobody)"), "{words}");
