@@ -4,6 +4,7 @@
 //! a line `hint:`. A reader that closes standard output early (`| head`) ends the command quietly.
 
 pub mod check;
+pub mod copy;
 pub mod default_config;
 pub mod export;
 pub mod health;
@@ -90,6 +91,8 @@ pub enum Verb {
     },
     /// Print stored history.
     Export(Export),
+    /// Copy a SQLite database to PostgreSQL.
+    Copy(Copy),
     /// Ask the running sidecar whether it is ready.
     Health,
     /// Something that this version does not have, by its name.
@@ -112,6 +115,30 @@ pub struct Export {
     /// How it is printed
     #[arg(long, value_name = "FORMAT")]
     pub format: ExportFormat,
+}
+
+/// What `copy` copies.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[group(skip)]
+pub struct Copy {
+    /// The SQLite file, as `sqlite://data/atlas.db`; it is only read
+    #[arg(long, value_name = "URL")]
+    pub from: String,
+    /// The PostgreSQL database, as `postgres://user@host/atlas`, with tables made by `migrate` and empty [default: `database.url`]
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+    /// Say what would be converted and what cannot be, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Copy only this table; repeatable [default: all that the sidecar knows]
+    #[arg(long = "table", value_name = "NAME")]
+    pub tables: Vec<String>,
+    /// Leave out rows that the target cannot hold, and count them
+    #[arg(long)]
+    pub skip_bad: bool,
+    /// Round numbers and times that have more digits than their columns, and count them
+    #[arg(long)]
+    pub round: bool,
 }
 
 /// How `export` prints.
@@ -207,6 +234,13 @@ enum TypedVerb {
         #[command(flatten)]
         shared: Shared,
     },
+    /// Copy a SQLite database to PostgreSQL: the tables of Atlas, converted, counted and compared, all of it or nothing
+    Copy {
+        #[command(flatten)]
+        copy: Copy,
+        #[command(flatten)]
+        shared: Shared,
+    },
     /// Ask the running sidecar whether it is ready; for container health checks
     ///
     /// Asks `/-/ready` at `server.listen`, over TLS where the web config file says so. The certificate is not verified. A server that wants a
@@ -276,6 +310,7 @@ impl TypedVerb {
             Self::DefaultConfig(shared) => (Verb::DefaultConfig, shared),
             Self::Migrate { dry_run, shared } => (Verb::Migrate { dry_run }, shared),
             Self::Export { export, shared } => (Verb::Export(export), shared),
+            Self::Copy { copy, shared } => (Verb::Copy(copy), shared),
             Self::Health(shared) => (Verb::Health, shared),
             Self::Backup(_) => (Verb::Unavailable("backup"), Shared::default()),
             Self::Restore(_) => (Verb::Unavailable("restore"), Shared::default()),
@@ -395,6 +430,7 @@ mod tests {
             ("--frobnicate", Exit::Usage),
             ("export --from now", Exit::Usage),
             ("export --from now --to now --format xml", Exit::Usage),
+            ("copy --to postgres://h/d", Exit::Usage),
             ("--set key", Exit::Usage),
             ("--set =value", Exit::Usage),
         ] {

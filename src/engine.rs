@@ -4,6 +4,7 @@
 //! database gives. Each twin writes the SQL that its engine likes; the names, units and meanings of what they give are in this folder, once.
 
 pub mod atlas;
+pub mod copy;
 mod history;
 pub mod ids;
 pub mod postgres;

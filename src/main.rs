@@ -44,6 +44,7 @@ async fn obey(invocation: &Invocation) -> Exit {
         Verb::DefaultConfig => cli::default_config::run(invocation),
         Verb::Migrate { dry_run } => cli::migrate::run(invocation, *dry_run).await,
         Verb::Export(wanted) => cli::export::run(invocation, wanted).await,
+        Verb::Copy(wanted) => cli::copy::run(invocation, wanted).await,
         Verb::Health => cli::health::run(invocation).await,
         Verb::Unavailable(verb) => cli::unavailable::run(verb),
     }

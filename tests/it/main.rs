@@ -6,6 +6,7 @@ mod support;
 
 mod atlas;
 mod config;
+mod copy;
 mod expose;
 mod golden;
 mod host;
