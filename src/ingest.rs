@@ -58,7 +58,7 @@ const LONGEST_NAME: usize = 255;
 /// The most names whose kind and help are kept in mind: some 10 MB.
 const MOST_NAMES: usize = 100_000;
 
-/// Single rows of a group that the store may reject before the rest of the group is given up.
+/// Single rows of a group that a table's rules may refuse before the rest of the group is given up.
 const MOST_REJECTIONS: usize = 100;
 
 /// How long shutting down may wait for the database.
@@ -186,9 +186,18 @@ impl Ingest {
             rows_today: telemetry::int_gauge(registry, &ROWS_TODAY),
         };
         // There at zero, so that the first one is an increase.
-        for reason in
-            ["not_finite", "name_too_long", "budget", "queue_full", "no_table", "store_error", "constraint", "shutdown"]
-        {
+        for reason in [
+            "not_finite",
+            "name_too_long",
+            "budget",
+            "queue_full",
+            "no_table",
+            "store_error",
+            "constraint",
+            "overflow",
+            "encoding",
+            "shutdown",
+        ] {
             metrics.dropped.with_label_values(&[reason]).inc_by(0);
         }
         for reason in ["busy", "full", "taken"] {
@@ -341,7 +350,7 @@ impl Ingest {
     async fn write_group(&self, store: &dyn SampleStore) {
         self.describe(store).await;
         let mut group = Group { rows: self.take(), ingest: self };
-        let (mut failures, mut rejections) = (0, 0);
+        let (mut failures, mut rejections, mut refusals) = (0, 0, 0);
         while !group.rows.is_empty() {
             let started = Instant::now();
             let rows = &mut group.rows;
@@ -356,8 +365,10 @@ impl Ingest {
                         );
                     }
                     rejections += 1;
-                    // Each costs a transaction. A table that refuses this many refuses them all, and the application waits meanwhile.
-                    let given_up = if rejections < MOST_REJECTIONS { 0 } else { std::mem::take(rows).len() };
+                    // Each costs a transaction. A table that refuses this many refuses them all, and the application waits meanwhile. Not so
+                    // numbers that are too large for a column (V-1): a store knows them beforehand, and a scrape may well have a hundred.
+                    refusals += usize::from(reason == "constraint");
+                    let given_up = if refusals < MOST_REJECTIONS { 0 } else { std::mem::take(rows).len() };
                     self.drop_rows(reason, 1 + given_up);
                     continue;
                 }

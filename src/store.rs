@@ -5,10 +5,25 @@
 //! | column | we write | we read |
 //! |---|---|---|
 //! | `id` | UUIDv7 text; its last 48 bits are this instance's number, registered in `sidecar_state` | a row is ours if those bits are a registered number; any other id, NULL included, is foreign |
-//! | `metric_name` | the series' name as its source gave it, at most 255 characters | any text; shown under the escaping rules |
-//! | `metric_value` | a finite number; NaN and ±Inf are rejected and counted, and so is what the engine's column cannot hold | `CAST(… AS REAL)`; text, blobs and NULL are counted as bad |
+//! | `metric_name` | the series' name as its source gave it, at most 255 characters, or as many as the column has | any text; shown under the escaping rules |
+//! | `metric_value` | a finite number; NaN and ±Inf are rejected and counted, and so is what the engine's column cannot hold | as a double; text, blobs, NULL, NaN and infinite numbers are counted as bad |
 //! | `tags` | canonical JSON: keys sorted, strings only, with the label `host` | any JSON; NULL is `{}`, the last of equal keys wins |
-//! | `recorded_at` | UTC, `YYYY-MM-DD HH:MM:SS.sss` | space or `T`, `Z`, offsets, fractions, integers (seconds, or milliseconds above 1e11); unreadable ones are counted, never guessed |
+//! | `recorded_at` | UTC, `YYYY-MM-DD HH:MM:SS.sss` | SQLite: space or `T`, `Z`, offsets, fractions, integers (seconds, or milliseconds above 1e11); PostgreSQL: its own type, with or without time zone. Unreadable, missing and infinite ones are counted, never guessed |
+//!
+//! What comes back of a value that was written (V-1, V-5, V-6):
+//!
+//! | column of `metric_value` | comes back | is rejected as `overflow` |
+//! |---|---|---|
+//! | SQLite, any declared type | the same double to the bit, but -0.0 as 0.0 | nothing |
+//! | PostgreSQL `NUMERIC`, which is what `migrate` makes | the same double to the bit, but -0.0 as 0.0 | nothing |
+//! | PostgreSQL `DECIMAL(15,4)`, the specification's | rounded to four places: 0.00004 is 0, 0.00005 is 0.0001 | ±99,999,999,999.99995 and beyond |
+//! | PostgreSQL `NUMERIC(p,s)` | rounded to `s` places, half away from zero | what then has more than `p - s` digits before the point |
+//! | PostgreSQL `DOUBLE PRECISION` | the same double to the bit, but -0.0 as 0.0 | nothing |
+//! | PostgreSQL `REAL` | the nearest single | what is infinite as a single, or zero without being it |
+//! | PostgreSQL `SMALLINT`, `INTEGER`, `BIGINT` | rounded to a whole number, half away from zero | what lies outside |
+//!
+//! Texts are stored whole on both, with one exception: PostgreSQL holds no NUL in a text, and none, not even escaped, in JSONB. A row with one is
+//! rejected as `encoding`, and so is one with a character that the encoding of a PostgreSQL database other than UTF8 does not have.
 
 use std::fmt;
 

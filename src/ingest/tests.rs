@@ -166,6 +166,17 @@ async fn a_table_that_refuses_everything_is_not_asked_for_ever() {
     assert_eq!(dropped(&registry), [("constraint".to_owned(), 500.0)]);
 }
 
+/// V-1: two hundred numbers that the column cannot hold do not cost the others of their group.
+#[tokio::test(start_paused = true)]
+async fn v1_any_number_of_overflows_spares_the_rest() {
+    let script = (0..200).map(|_| StoreError::Rejected { row: 0, reason: "overflow" }).collect();
+    let (ingest, store, _, registry) = ingest(Settings { batch_rows: 500, ..settings() }, script);
+    ingest.offer(&|_| true, batch(&[1.0; 500]));
+    drained(&ingest).await;
+    assert_eq!(store.taken.lock().unwrap().len(), 300);
+    assert_eq!(dropped(&registry), [("overflow".to_owned(), 200.0)]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_drops_the_oldest_and_a_refused_group_is_counted() {
     let (ingest, store, _, registry) = ingest(settings(), vec![StoreError::Broken("no such table".to_owned())]);

@@ -2,33 +2,19 @@
 #![allow(dead_code, reason = "each test module uses its part")]
 
 pub mod postgres;
+mod programs;
 pub mod python;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+pub use programs::{free_address, run, wait_for};
 
 /// The sidecar's binary.
 pub const SIDECAR: &str = env!("CARGO_BIN_EXE_atlas-sidecar");
-
-/// A port that was free a moment ago, on loopback.
-pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// Polls `ready` until it gives something; panics with `what` after `limit`.
-pub fn wait_for<T>(what: &str, limit: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(start.elapsed() < limit, "waited {limit:?} for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// An answer: status, headers (names in lower case), body (chunks joined, content encoding left as it is).
 #[derive(Debug)]
@@ -179,16 +165,6 @@ impl Drop for Sidecar {
 /// Runs the sidecar's binary with `args` in `folder` and waits for it.
 pub fn sidecar(folder: &Path, args: &[&str]) -> Output {
     Command::new(SIDECAR).args(args).current_dir(folder).stdin(Stdio::null()).output().unwrap()
-}
-
-/// Runs a program that the tests need and gives its standard output; panics with what it said where it fails.
-pub fn run(program: &str, args: &[&str]) -> String {
-    let out = Command::new(program)
-        .args(args)
-        .output()
-        .unwrap_or_else(|e| panic!("`{program}` does not start ({e}): the README's test command installs it"));
-    assert!(out.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
 }
 
 /// What `promtool check metrics` says of `page`, and its exit code: 3 where it read the page and has advice, 1 where it could not read it.
