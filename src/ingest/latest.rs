@@ -31,7 +31,7 @@ pub const OWN: &str = "";
 /// The `[expose]` section.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Name prefixes that are shown as they are; all other names get `atlas_` in front.
+    /// Name prefixes that are shown as they are, beside those of node_exporter, postgres_exporter and ourselves; all other names get `atlas_` in front.
     pub keep_prefixes: Vec<String>,
     /// The most series shown; known ones stay, new ones beyond it are dropped and counted.
     pub max_series: usize,

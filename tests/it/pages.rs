@@ -15,7 +15,7 @@ fn page() -> String {
     let mut text = String::from(
         "# Metrics\n\nEvery family that the sidecar makes itself. Generated from the program (`UPDATE_GOLDEN=1 tests/run metrics_page`); a test \
          compares this page with what a running sidecar shows. Families of HTTP targets, configured queries and rows that others write to \
-         `system_metrics` come on top, under `atlas_<name>` unless the name begins with `node_`, `process_`, `atlas_` or one of \
+         `system_metrics` come on top, under `atlas_<name>` unless the name begins with `node_`, `process_`, `pg_`, `atlas_` or one of \
          `expose.keep_prefixes`.\n\nSources are collected on their own schedule (`scrape.interval`, 60 s by default), so a value is as old as its \
          source's last collection: `atlas_sidecar_source_last_success_timestamp_seconds` tells. In a name, `<part>` stands for what \
          the system decides.\n",
@@ -25,6 +25,7 @@ fn page() -> String {
         let group = match desc.name {
             name if name.starts_with("atlas_sidecar_") => "The sidecar itself",
             name if name.starts_with("atlas_") => "Atlas and its database",
+            name if name.starts_with("pg_") => "PostgreSQL",
             _ => "The host and this process",
         };
         groups.entry(group).or_default().push(desc);

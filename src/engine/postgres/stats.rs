@@ -7,7 +7,8 @@
 //! - `pg_stat_replication_*` have no `slot_name`: what the exporter writes there is the process id of the sender, a new series with each connection.
 //! - One database is measured: the one we are connected to. The exporter shows its neighbours on the server as well; a guest does not.
 //! - What is not known is absent, not 0 and not NaN. So is `pg_up`: a series of a source that failed is gone, and `atlas_sidecar_source_up` tells.
-//! - `stats_reset` is left out: whoever reads a counter sees that it began again. `pg_settings_*` are the few that other numbers are compared with.
+//! - `stats_reset` is left out: whoever reads a counter sees that it began again. So are `reply_time` (a standby that is silent is disconnected, `wal_sender_timeout`), what
+//!   conflicts on a standby were about, and how long sessions lasted. `pg_settings_*` are the few that other numbers are compared with.
 //! - `pg_stat_user_tables_*` are those of the [largest](SHOWN) tables; their sizes are in `atlas_database_object_bytes`, with those of their indexes.
 //! - Ages of transaction ids are `atlas_database_*_age`: the exporter calls their unit seconds. It calls counters that it does not know untyped; here they are counters.
 //!
