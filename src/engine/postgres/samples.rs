@@ -5,7 +5,7 @@
 //! then is looked for its ids. If all are there, an earlier try whose answer was lost had written them; if some are, they are taken by other rows.
 //! That also holds while the server is still busy with that earlier try: the key makes this one wait for its end, and `lock_timeout` bounds that.
 //!
-//! Rows that the table cannot hold are found by [`Columns`] before they are sent. What is left is for the server to refuse (a trigger, a CHECK, another
+//! Rows that the table cannot hold are found by `Columns` before they are sent. What is left is for the server to refuse (a trigger, a CHECK, another
 //! encoding); it says in which line of the COPY. Where it does not (constraints that are checked at the end), the shortest part of the batch that
 //! is refused is looked for in transactions that are rolled back.
 
