@@ -5,6 +5,7 @@
 
 pub mod ids;
 pub mod postgres;
+pub mod roll_up;
 pub mod schema;
 pub mod sqlite;
 

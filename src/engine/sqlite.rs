@@ -14,6 +14,7 @@ pub mod errors;
 mod history;
 mod opened;
 pub mod queries;
+pub mod roll_up;
 pub mod samples;
 pub mod schema;
 pub mod sources;

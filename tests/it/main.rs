@@ -13,6 +13,7 @@ mod ladder;
 mod pages;
 mod postgres;
 mod prometheus;
+mod roll_up;
 mod running;
 mod schema;
 mod shipped;

@@ -43,6 +43,12 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../../migrations/sqlite/0002_state.sql"),
         tables: &["sidecar_state", "sidecar_metric_meta"],
     },
+    Migration {
+        version: 4,
+        name: "rollup",
+        sql: include_str!("../../../../migrations/sqlite/0004_rollup.sql"),
+        tables: &["sidecar_metrics_series", "sidecar_metrics_rollup"],
+    },
 ];
 
 impl Migration {
