@@ -16,7 +16,7 @@ use atlas_sidecar::clock::Timestamp;
 use atlas_sidecar::engine::sqlite::Database;
 use atlas_sidecar::engine::sqlite::roll_up::Buckets;
 use atlas_sidecar::store::{Chore, Done, RollUps, StoreError};
-use sqlx::Row as _;
+use sqlx::{Row as _, SqliteConnection};
 use tempfile::TempDir;
 
 use model::{Bucket, Key, Model};
@@ -152,28 +152,7 @@ impl Bench {
     /// The table's buckets of `step`, sealed or not.
     pub async fn held(&self, step: i64) -> BTreeMap<Key, (Bucket, bool)> {
         let mut tx = self.database.write().await.unwrap();
-        let rows = sqlx::query(
-            "SELECT name, tags, start_ms, count, sum, min, max, first_ms, first, last_ms, last, increase, sealed \
-             FROM sidecar_metrics_rollup JOIN sidecar_metrics_series ON id = series WHERE step_secs = ?",
-        )
-        .bind(step / 1000)
-        .fetch_all(&mut *tx)
-        .await
-        .unwrap();
-        rows.iter()
-            .map(|row| {
-                let bucket = Bucket {
-                    count: row.get(3),
-                    sum: row.get(4),
-                    min: row.get(5),
-                    max: row.get(6),
-                    first: (row.get(7), row.get(8)),
-                    last: (row.get(9), row.get(10)),
-                    increase: row.get(11),
-                };
-                ((row.get(0), row.get(1), row.get(2)), (bucket, row.get::<i64, _>(12) != 0))
-            })
-            .collect()
+        held(&mut tx, step).await
     }
 
     /// After rolling up and pruning up to `before`: the buckets are the model's, column by column, and no row of that time is left.
@@ -202,25 +181,56 @@ impl Bench {
     /// At any moment: what is in sealed buckets and what is in the table are together all rows, each once.
     pub async fn nothing_is_lost_or_doubled(&self) {
         let mut sums: BTreeMap<Key, (i64, f64)> = BTreeMap::new();
-        for (key, (bucket, sealed)) in self.held(SLICE).await {
+        // One transaction: others may be at work.
+        let mut tx = self.database.write().await.unwrap();
+        for (key, (bucket, sealed)) in held(&mut tx, SLICE).await {
             if sealed {
                 sums.insert(key, (bucket.count, bucket.sum));
             }
         }
-        for (key, bucket) in self.raw().await.buckets(SLICE, i64::MAX) {
+        for (key, bucket) in raw(&mut tx).await.buckets(SLICE, i64::MAX) {
             let held = sums.entry(key).or_insert((0, 0.0));
             held.0 += bucket.count;
             held.1 += bucket.sum;
         }
+        drop(tx);
         let wanted: BTreeMap<Key, (i64, f64)> =
             self.model.buckets(SLICE, i64::MAX).into_iter().map(|(key, b)| (key, (b.count, b.sum))).collect();
-        assert_eq!(sums, wanted);
+        for (key, wanted) in &wanted {
+            assert_eq!(sums.get(key), Some(wanted), "{key:?}");
+        }
+        assert_eq!(sums.len(), wanted.len());
     }
+}
 
-    /// The table's sound rows, as a model; times and tags read by code that is not the sidecar's.
-    async fn raw(&self) -> Model {
-        let mut tx = self.database.write().await.unwrap();
-        let rows = sqlx::query(
+async fn held(connection: &mut SqliteConnection, step: i64) -> BTreeMap<Key, (Bucket, bool)> {
+    let rows = sqlx::query(
+        "SELECT name, tags, start_ms, count, sum, min, max, first_ms, first, last_ms, last, increase, sealed \
+             FROM sidecar_metrics_rollup JOIN sidecar_metrics_series ON id = series WHERE step_secs = ?",
+    )
+    .bind(step / 1000)
+    .fetch_all(connection)
+    .await
+    .unwrap();
+    rows.iter()
+        .map(|row| {
+            let bucket = Bucket {
+                count: row.get(3),
+                sum: row.get(4),
+                min: row.get(5),
+                max: row.get(6),
+                first: (row.get(7), row.get(8)),
+                last: (row.get(9), row.get(10)),
+                increase: row.get(11),
+            };
+            ((row.get(0), row.get(1), row.get(2)), (bucket, row.get::<i64, _>(12) != 0))
+        })
+        .collect()
+}
+
+/// The table's sound rows, as a model; times and tags read by code that is not the sidecar's.
+async fn raw(connection: &mut SqliteConnection) -> Model {
+    let rows = sqlx::query(
             "SELECT metric_name, coalesce(tags, '{}'), CAST(metric_value AS REAL), CASE typeof(recorded_at) \
              WHEN 'text' THEN CAST(round(unixepoch(recorded_at, 'subsec') * 1000) AS INTEGER) \
              ELSE CAST(round(CASE WHEN recorded_at <= 1e11 THEN recorded_at * 1000 ELSE recorded_at END) AS INTEGER) END \
@@ -228,18 +238,17 @@ impl Bench {
              AND (tags IS NULL OR json_type(tags) = 'object') AND typeof(recorded_at) <> 'null' \
              AND NOT (typeof(recorded_at) = 'text' AND unixepoch(recorded_at) IS NULL)",
         )
-        .fetch_all(&mut *tx)
+        .fetch_all(connection)
         .await
         .unwrap();
-        let mut model = Model::default();
-        for row in rows {
-            let tags: BTreeMap<String, serde_json::Value> = serde_json::from_str(row.get(1)).unwrap();
-            let tags: BTreeMap<String, String> =
-                tags.into_iter().map(|(k, v)| (k, v.as_str().map_or_else(|| v.to_string(), str::to_owned))).collect();
-            model.insert(row.get(0), &serde_json::to_string(&tags).unwrap(), row.get(3), row.get(2));
-        }
-        model
+    let mut model = Model::default();
+    for row in rows {
+        let tags: BTreeMap<String, serde_json::Value> = serde_json::from_str(row.get(1)).unwrap();
+        let tags: BTreeMap<String, String> =
+            tags.into_iter().map(|(k, v)| (k, v.as_str().map_or_else(|| v.to_string(), str::to_owned))).collect();
+        model.insert(row.get(0), &serde_json::to_string(&tags).unwrap(), row.get(3), row.get(2));
     }
+    model
 }
 
 /// The INSERT of one row.
