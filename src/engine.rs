@@ -6,6 +6,7 @@
 pub mod ids;
 pub mod postgres;
 pub mod roll_up;
+pub mod runs;
 pub mod schema;
 pub mod sqlite;
 
@@ -21,7 +22,7 @@ use crate::sample::Desc;
 use crate::sample::globs::Globs;
 use crate::scrape::Source;
 use crate::secret::Secret;
-use crate::store::SampleStore;
+use crate::store::{Expiry, RunLog, SampleStore};
 use crate::task::Pending;
 
 /// One of `[[database.full_text]]`.
@@ -154,6 +155,12 @@ pub trait Opened: Send + Sync {
     /// The built-in sources and the configured queries, and a line for each that is off because something is missing.
     fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)>;
 
+    /// Who runs which job when.
+    fn runs(&self) -> Arc<dyn RunLog>;
+
+    /// What takes old rows out of the application's tables.
+    fn expiry(&self) -> Arc<dyn Expiry>;
+
     /// Closes all connections.
     fn close(&self) -> Pending<'_, ()>;
 }
@@ -173,6 +180,7 @@ pub fn kind_of(url: &str) -> &'static dyn Kind {
 pub struct Engine {
     database: Box<dyn Opened>,
     samples: Option<Arc<dyn SampleStore>>,
+    instance: ids::Instance,
     ids: Arc<ids::Ids>,
     rows_today: u64,
     report: schema::Report,
@@ -196,7 +204,7 @@ impl Engine {
             Some(samples) => samples.own_rows_since(clock.now().midnight()).await.unwrap_or(0),
             None => 0,
         };
-        Ok(Self { database, samples, ids: Arc::new(ids::Ids::new(instance)), rows_today, report })
+        Ok(Self { database, samples, instance, ids: Arc::new(ids::Ids::new(instance)), rows_today, report })
     }
 
     /// Where samples are stored; nothing where the database has no table for them.
@@ -207,6 +215,21 @@ impl Engine {
     /// What makes the ids of rows.
     pub fn ids(&self) -> Arc<ids::Ids> {
         Arc::clone(&self.ids)
+    }
+
+    /// The number of this installation.
+    pub fn instance(&self) -> ids::Instance {
+        self.instance
+    }
+
+    /// Who runs which job when.
+    pub fn runs(&self) -> Arc<dyn RunLog> {
+        self.database.runs()
+    }
+
+    /// What takes old rows out of the application's tables.
+    pub fn expiry(&self) -> Arc<dyn Expiry> {
+        self.database.expiry()
     }
 
     /// How many rows this instance had stored today when it was opened.
@@ -242,6 +265,11 @@ impl Archive {
     /// Opens it.
     pub async fn open(settings: &Settings) -> Result<Self, EngineError> {
         kind_of(&settings.url).history(settings).await
+    }
+
+    /// Who ran which job when.
+    pub fn runs(&self) -> Arc<dyn RunLog> {
+        self.database.runs()
     }
 
     /// Closes it.

@@ -47,6 +47,7 @@ pub mod expose;
 pub mod ingest;
 pub mod retry;
 pub mod sample;
+pub mod schedule;
 pub mod scrape;
 pub mod secret;
 pub mod store;

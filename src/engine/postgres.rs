@@ -8,7 +8,9 @@
 //!   here: such a connection is refused with a message that says so.
 
 pub mod errors;
+pub mod expiry;
 mod opened;
+pub mod runs;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -30,7 +30,7 @@ use self::bucket::Bucket;
 use self::counters::Counters;
 use self::intake::{Intake, Series};
 use self::settle::{Held, Key, Level, Mode, five_minutes, hours, hours_of, numbered};
-use crate::store::Step;
+use crate::store::Width;
 
 /// The key of [`State`] in `sidecar_state`.
 pub const STATE_KEY: &str = "roll_up";
@@ -45,8 +45,6 @@ pub struct State {
     pub seen: i64,
     /// [`Progress::watermark`](crate::store::Progress::watermark), in milliseconds.
     pub watermark: Option<i64>,
-    /// [`Progress::last_now`](crate::store::Progress::last_now), in milliseconds.
-    pub now: Option<i64>,
     /// SQLite: offsets from UTC, in minutes, that times were seen to be written with.
     pub offsets: BTreeSet<i64>,
 }
@@ -70,13 +68,13 @@ pub trait Tables {
     /// The buckets of `step` with `from <= start < to`, by time.
     fn held(
         &mut self,
-        step: Step,
+        width: Width,
         from: i64,
         to: i64,
     ) -> impl Future<Output = Result<Vec<(Key, Held)>, sqlx::Error>> + Send;
 
     /// Writes what was decided, and then the growth between these buckets and their neighbours: their own `increase`, and that of the next one.
-    fn write(&mut self, step: Step, level: &Level) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+    fn write(&mut self, width: Width, level: &Level) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
 /// What [`apply`] came to.
@@ -99,9 +97,9 @@ pub async fn apply(
     let ids = tables.ids(intake.series()).await?;
     let fresh: Vec<(Key, Bucket)> = numbered(&fresh, &ids);
     let Some((from, to)) = span_of(&fresh) else { return Ok(Applied::default()) };
-    let held: HashMap<Key, Held> = tables.held(Step::FiveMinutes, from, to).await?.into_iter().collect();
+    let held: HashMap<Key, Held> = tables.held(Width::FiveMinutes, from, to).await?.into_iter().collect();
     let level = five_minutes(&fresh, &held, mode);
-    tables.write(Step::FiveMinutes, &level).await?;
+    tables.write(Width::FiveMinutes, &level).await?;
     let by_hour = by_the_hour(tables, &fresh, &level, mode).await?;
     Ok(Applied { buckets: (level.writes.len() + by_hour) as u64, late_rows: level.late_rows })
 }
@@ -109,7 +107,7 @@ pub async fn apply(
 fn span_of(fresh: &[(Key, Bucket)]) -> Option<(i64, i64)> {
     let first = fresh.iter().map(|(key, _)| key.start).min()?;
     let last = fresh.iter().map(|(key, _)| key.start).max()?;
-    Some((first, last + Step::FiveMinutes.millis()))
+    Some((first, last + Width::FiveMinutes.millis()))
 }
 
 async fn by_the_hour(
@@ -119,12 +117,12 @@ async fn by_the_hour(
     mode: Mode,
 ) -> Result<usize, sqlx::Error> {
     let Some((from, to)) = hours_of(fresh) else { return Ok(0) };
-    let held: HashMap<Key, Held> = tables.held(Step::Hour, from, to).await?.into_iter().collect();
+    let held: HashMap<Key, Held> = tables.held(Width::Hour, from, to).await?.into_iter().collect();
     if level.writes.is_empty() && !held.values().any(|hour| hour.sealed) {
         return Ok(0);
     }
-    let parts = tables.held(Step::FiveMinutes, from, to).await?;
+    let parts = tables.held(Width::FiveMinutes, from, to).await?;
     let level = hours(fresh, &level.writes, &parts, &held, mode);
-    tables.write(Step::Hour, &level).await?;
+    tables.write(Width::Hour, &level).await?;
     Ok(level.writes.len())
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 use super::Database;
+use super::expiry::OldRows;
+use super::runs::Runs;
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::{MigrateOptions, Report};
 use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings};
 use crate::sample::Desc;
 use crate::scrape::Source;
-use crate::store::SampleStore;
+use crate::store::{Expiry, RunLog, SampleStore};
 use crate::task::Pending;
 
 /// PostgreSQL, as a kind of database.
@@ -85,6 +87,14 @@ impl Opened for Databases {
 
     fn sources<'a>(&'a self, _settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
         Box::pin(async { Ok((Vec::new(), Vec::new())) })
+    }
+
+    fn runs(&self) -> Arc<dyn RunLog> {
+        Arc::new(Runs::new(self.metrics.as_ref().unwrap_or(&self.app).clone()))
+    }
+
+    fn expiry(&self) -> Arc<dyn Expiry> {
+        Arc::new(OldRows::new(self.app.clone()))
     }
 
     fn close(&self) -> Pending<'_, ()> {

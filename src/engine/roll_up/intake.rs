@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::bucket::Bucket;
 use super::counters::Counters;
 use crate::sample::tags::{self, BadTags};
-use crate::store::Step;
+use crate::store::Width;
 
 /// A series as the roll-ups know it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -87,7 +87,7 @@ impl Intake {
         let counters: Vec<bool> = self.series.iter().map(|series| counters.has(&series.name)).collect();
         let mut buckets: Vec<Fresh> = Vec::new();
         for point in &self.points {
-            let start = point.at - point.at.rem_euclid(Step::FiveMinutes.millis());
+            let start = point.at - point.at.rem_euclid(Width::FiveMinutes.millis());
             let one = Bucket::of(point.at, point.value, counters[point.series]);
             match buckets.last_mut().filter(|b| b.series == point.series && b.start == start) {
                 Some(fresh) => fresh.bucket = fresh.bucket.then(&one),

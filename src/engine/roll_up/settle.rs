@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use super::bucket::Bucket;
 use super::intake::Fresh;
 use crate::clock::Timestamp;
-use crate::store::Step;
+use crate::store::Width;
 
 /// Which bucket of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,7 +26,7 @@ pub struct Key {
 
 impl Key {
     fn hour(self) -> Self {
-        Self { start: Step::Hour.floor(Timestamp::from_millis(self.start)).millis(), ..self }
+        Self { start: Width::Hour.floor(Timestamp::from_millis(self.start)).millis(), ..self }
     }
 }
 
@@ -89,7 +89,7 @@ pub fn five_minutes(fresh: &[(Key, Bucket)], held: &HashMap<Key, Held>, mode: Mo
 pub fn hours_of(fresh: &[(Key, Bucket)]) -> Option<(i64, i64)> {
     let first = fresh.iter().map(|(key, _)| key.hour().start).min()?;
     let last = fresh.iter().map(|(key, _)| key.hour().start).max()?;
-    Some((first, last + Step::Hour.millis()))
+    Some((first, last + Width::Hour.millis()))
 }
 
 /// Hours: `parts` are the five minutes in them as they are now, by time; `changed` those of them that were written.

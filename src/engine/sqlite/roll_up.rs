@@ -23,7 +23,7 @@ use super::{Database, samples};
 use crate::clock::Timestamp;
 use crate::engine::roll_up::State;
 use crate::engine::roll_up::counters::Counters;
-use crate::store::{Chore, Kept, Progress, RollUps, Step, StoreError};
+use crate::store::{Chore, Kept, Progress, RollUps, Width, StoreError};
 use crate::task::Pending;
 
 /// What a look at a few rows may take; longer is a disk that hangs.
@@ -81,10 +81,6 @@ impl RollUps for Buckets {
         Box::pin(async move { progress(&self.database, now).await.map_err(failed) })
     }
 
-    fn note_time(&self, now: Timestamp) -> Pending<'_, Result<(), StoreError>> {
-        Box::pin(async move { self.change(|state| state.now = Some(now.millis())).await.map_err(failed) })
-    }
-
     fn roll_up(&self, since: Timestamp, now: Timestamp) -> Box<dyn Chore + '_> {
         Box::new(mirror::Mirror::new(self, since, now))
     }
@@ -93,8 +89,8 @@ impl RollUps for Buckets {
         Box::new(prune::Prune::new(self, before))
     }
 
-    fn expire(&self, step: Step, before: Timestamp) -> Box<dyn Chore + '_> {
-        Box::new(expire::Expire::new(self, step, before))
+    fn expire(&self, width: Width, before: Timestamp) -> Box<dyn Chore + '_> {
+        Box::new(expire::Expire::new(self, width, before))
     }
 
     fn due(&self, before: Timestamp) -> Pending<'_, Result<u64, StoreError>> {
@@ -154,7 +150,7 @@ async fn progress(database: &Database, now: Timestamp) -> Result<Progress, sqlx:
     let state = tables::state(&mut reader).await?;
     let time = |millis: Option<i64>| millis.map(Timestamp::from_millis);
     let newest = newest(&mut reader, now).await?;
-    Ok(Progress { watermark: time(state.watermark), last_now: time(state.now), newest: time(newest) })
+    Ok(Progress { watermark: time(state.watermark), newest: time(newest) })
 }
 
 /// The newest time that is not after `now`: of texts, of seconds and of milliseconds.

@@ -1,6 +1,6 @@
 //! One test per hazard of the list.
 
-use atlas_sidecar::store::{RollUps, Step, StoreError};
+use atlas_sidecar::store::{RollUps, Width, StoreError};
 
 use super::*;
 
@@ -224,7 +224,7 @@ async fn buckets_expire_by_hours_and_their_hour_is_sealed_before() {
     bench.prune(START + 2 * HOUR).await;
     let hours = bench.held(HOUR).await;
     // The third hour's rows are still there: it stays, although it is old enough.
-    all(bench.buckets.expire(Step::FiveMinutes, at(START + 3 * HOUR))).await.unwrap();
+    all(bench.buckets.expire(Width::FiveMinutes, at(START + 3 * HOUR))).await.unwrap();
     assert_eq!(bench.held(SLICE).await.len(), 12);
     assert_eq!(
         bench.held(HOUR).await.values().map(|(b, _)| b).collect::<Vec<_>>(),
@@ -234,16 +234,16 @@ async fn buckets_expire_by_hours_and_their_hour_is_sealed_before() {
     bench.point("m_total", START + 30 * MINUTE + 1, 30.5).await;
     bench.roll_up(START + 3 * HOUR).await;
     bench.prune(START + 2 * HOUR).await;
-    all(bench.buckets.expire(Step::FiveMinutes, at(START + 2 * HOUR))).await.unwrap();
+    all(bench.buckets.expire(Width::FiveMinutes, at(START + 2 * HOUR))).await.unwrap();
     let wanted = bench.model.buckets(HOUR, START + 3 * HOUR);
     let held: BTreeMap<Key, Bucket> = bench.held(HOUR).await.into_iter().map(|(k, (b, _))| (k, b)).collect();
     assert_eq!(held, wanted);
-    all(bench.buckets.expire(Step::Hour, at(START + 2 * HOUR))).await.unwrap();
+    all(bench.buckets.expire(Width::Hour, at(START + 2 * HOUR))).await.unwrap();
     assert_eq!(bench.held(HOUR).await.len(), 1);
     assert_eq!(bench.number("SELECT count(*) FROM sidecar_metrics_series").await, 1);
     bench.prune(START + 3 * HOUR).await;
-    all(bench.buckets.expire(Step::FiveMinutes, at(START + 3 * HOUR))).await.unwrap();
-    all(bench.buckets.expire(Step::Hour, at(START + 3 * HOUR))).await.unwrap();
+    all(bench.buckets.expire(Width::FiveMinutes, at(START + 3 * HOUR))).await.unwrap();
+    all(bench.buckets.expire(Width::Hour, at(START + 3 * HOUR))).await.unwrap();
     assert_eq!(
         bench.number("SELECT count(*) FROM sidecar_metrics_series").await,
         0,

@@ -8,10 +8,10 @@ use super::{Buckets, Held, LOOK, failed, rows, tables};
 use crate::clock::Timestamp;
 use crate::engine::roll_up::State;
 use crate::engine::roll_up::pace::Pace;
-use crate::store::{Chore, Done, Step, StoreError};
+use crate::store::{Chore, Done, Width, StoreError};
 use crate::task::Pending;
 
-const HOUR: i64 = Step::Hour.millis();
+const HOUR: i64 = Width::Hour.millis();
 
 /// Numbers of series that one transaction looks at.
 const SERIES: i64 = 1_000;
@@ -19,7 +19,7 @@ const SERIES: i64 = 1_000;
 /// See [`RollUps::expire`](crate::store::RollUps::expire).
 pub struct Expire<'a> {
     buckets: &'a Buckets,
-    step: Step,
+    width: Width,
     before: i64,
     /// Hours before it are through, or wait.
     from: i64,
@@ -40,9 +40,9 @@ const FORGET: &str = "
     AND NOT EXISTS (SELECT 1 FROM sidecar_metrics_rollup WHERE series = id)";
 
 impl<'a> Expire<'a> {
-    pub fn new(buckets: &'a Buckets, step: Step, before: Timestamp) -> Self {
-        let before = Step::Hour.floor(before).millis();
-        Self { buckets, step, before, from: i64::MIN, pace: Pace::default(), series: 0, state: None }
+    pub fn new(buckets: &'a Buckets, width: Width, before: Timestamp) -> Self {
+        let before = Width::Hour.floor(before).millis();
+        Self { buckets, width, before, from: i64::MIN, pace: Pace::default(), series: 0, state: None }
     }
 
     async fn step(&mut self) -> Result<Option<Done>, sqlx::Error> {
@@ -52,14 +52,14 @@ impl<'a> Expire<'a> {
         loop {
             let Some(hour) = self.oldest().await? else { return self.forget().await };
             let mut held = Held::begin(&self.buckets.database).await?;
-            if self.step == Step::FiveMinutes && !self.sealed(&mut held, hour).await? {
+            if self.width == Width::FiveMinutes && !self.sealed(&mut held, hour).await? {
                 held.tx.rollback().await?;
                 self.from = hour + HOUR;
                 continue;
             }
-            let to = if self.step == Step::Hour { self.before } else { hour + HOUR };
+            let to = if self.width == Width::Hour { self.before } else { hour + HOUR };
             let deleted = sqlx::query(DELETE)
-                .bind(self.step.seconds())
+                .bind(self.width.seconds())
                 .bind(hour)
                 .bind(to)
                 .bind(i64::try_from(self.pace.rows()).unwrap_or(i64::MAX))
@@ -81,12 +81,12 @@ impl<'a> Expire<'a> {
         let oldest: Option<i64> = sqlx::query_scalar(
             "SELECT min(start_ms) FROM sidecar_metrics_rollup WHERE step_secs = ? AND start_ms >= ? AND start_ms < ?",
         )
-        .bind(self.step.seconds())
+        .bind(self.width.seconds())
         .bind(self.from)
         .bind(self.before)
         .fetch_one(&mut *reader)
         .await?;
-        Ok(oldest.map(|at| Step::Hour.floor(Timestamp::from_millis(at)).millis()))
+        Ok(oldest.map(|at| Width::Hour.floor(Timestamp::from_millis(at)).millis()))
     }
 
     /// Seals the hour, if its five minutes are all that there is of it.
@@ -116,7 +116,7 @@ impl<'a> Expire<'a> {
 
     /// Forgets series that have no bucket any more. Only the hours' expiry does: they are the last to go.
     async fn forget(&mut self) -> Result<Option<Done>, sqlx::Error> {
-        if self.step != Step::Hour {
+        if self.width != Width::Hour {
             return Ok(None);
         }
         let mut reader = self.buckets.database.read(LOOK).await?;

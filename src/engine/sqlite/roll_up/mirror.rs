@@ -18,7 +18,7 @@ use crate::engine::roll_up::pace::Pace;
 use crate::engine::roll_up::settle::Mode;
 use crate::engine::roll_up::{State, apply};
 use crate::engine::sqlite::times::millis;
-use crate::store::{Chore, Done, Step, StoreError};
+use crate::store::{Chore, Done, Width, StoreError};
 use crate::task::Pending;
 
 /// How far back rows are looked at by their time where rowids do not tell.
@@ -33,7 +33,7 @@ const SLICES_MOST: usize = 288;
 /// How often rows are read again because another sidecar wrote buckets meanwhile.
 const TRIES: usize = 5;
 
-const SLICE: i64 = Step::FiveMinutes.millis();
+const SLICE: i64 = Width::FiveMinutes.millis();
 
 /// See [`RollUps::roll_up`](crate::store::RollUps::roll_up).
 pub struct Mirror<'a> {
@@ -58,7 +58,7 @@ struct Begun {
 
 impl<'a> Mirror<'a> {
     pub fn new(buckets: &'a Buckets, since: Timestamp, now: Timestamp) -> Self {
-        let since = Step::Hour.floor(since).millis();
+        let since = Width::Hour.floor(since).millis();
         Self { buckets, since, now, pace: Pace::default(), width: 12, begun: None, over: false }
     }
 
@@ -105,7 +105,7 @@ impl<'a> Mirror<'a> {
             sqlx::query_scalar("SELECT max(rowid) FROM system_metrics").fetch_one(&mut *reader).await?;
         let last = last.unwrap_or(0);
         if last < begun.seen {
-            let (from, to) = (Step::FiveMinutes.floor(self.now.before(LATE)).millis(), self.now.millis());
+            let (from, to) = (Width::FiveMinutes.floor(self.now.before(LATE)).millis(), self.now.millis());
             begun.dirty = (0..).map(|n| from + n * SLICE).take_while(|start| *start <= to).collect();
             begun.upto = Some(last);
         }
@@ -192,7 +192,7 @@ impl<'a> Mirror<'a> {
     }
 
     async fn finish(&self) -> Result<(), sqlx::Error> {
-        let reached = Step::FiveMinutes.floor(self.now).millis();
+        let reached = Width::FiveMinutes.floor(self.now).millis();
         self.buckets.change(|state| state.reach(reached)).await
     }
 }

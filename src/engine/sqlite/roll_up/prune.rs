@@ -16,10 +16,10 @@ use crate::engine::roll_up::counters::Counters;
 use crate::engine::roll_up::pace::Pace;
 use crate::engine::roll_up::settle::Mode;
 use crate::engine::sqlite::times::millis;
-use crate::store::{Chore, Done, Step, StoreError};
+use crate::store::{Chore, Done, Width, StoreError};
 use crate::task::Pending;
 
-const SLICE: i64 = Step::FiveMinutes.millis();
+const SLICE: i64 = Width::FiveMinutes.millis();
 
 /// The most time of one transaction: a day.
 const WIDEST: i64 = 288 * SLICE;
@@ -70,7 +70,7 @@ struct Found {
 impl<'a> Prune<'a> {
     pub fn new(buckets: &'a Buckets, before: Timestamp) -> Self {
         // Hours are the coarsest buckets.
-        let before = Step::Hour.floor(before).millis();
+        let before = Width::Hour.floor(before).millis();
         Self { buckets, before, pace: Pace::default(), width: 12 * SLICE, begun: None }
     }
 
@@ -92,7 +92,7 @@ impl<'a> Prune<'a> {
         drop(reader);
         // What has not been rolled up is not pruned.
         let limit = state.watermark.map_or(NEVER, |watermark| self.before.min(watermark));
-        let limit = Step::Hour.floor(Timestamp::from_millis(limit)).millis();
+        let limit = Width::Hour.floor(Timestamp::from_millis(limit)).millis();
         Ok(Begun { counters, offsets, limit, walk: Walk::new(limit), rest: None, bad: Vec::new() })
     }
 
@@ -107,7 +107,7 @@ impl<'a> Prune<'a> {
                 let Some(found) = begun.walk.next(&mut reader, begun.limit, &begun.bad).await? else {
                     return Ok(None);
                 };
-                let from = Step::FiveMinutes.floor(Timestamp::from_millis(found.at)).millis();
+                let from = Width::FiveMinutes.floor(Timestamp::from_millis(found.at)).millis();
                 // Up to the next multiple of the width, so that transactions end with the hour where they can.
                 let to = (from - from.rem_euclid(self.width) + self.width).min(begun.limit);
                 (from, to, found, false)
@@ -123,7 +123,7 @@ impl<'a> Prune<'a> {
         };
         // Behind the span that is through; rows of it that stayed are not come back to.
         if begun.rest.is_none() {
-            begun.walk.done = (Step::FiveMinutes.floor(Timestamp::from_millis(from)).millis(), to);
+            begun.walk.done = (Width::FiveMinutes.floor(Timestamp::from_millis(from)).millis(), to);
         }
         Ok(Some(done))
     }

@@ -9,7 +9,7 @@ use crate::engine::roll_up::bucket::Bucket;
 use crate::engine::roll_up::intake::Series;
 use crate::engine::roll_up::settle::{Held, Key, Level};
 use crate::engine::roll_up::{STATE_KEY, State, Tables};
-use crate::store::Step;
+use crate::store::Width;
 
 /// Rows of one statement: 13 values each, of SQLite's 32,766 variables.
 const CHUNK: usize = 200;
@@ -62,9 +62,9 @@ impl Tables for Buckets<'_> {
         (0..series.len()).map(|at| known.get(&at).copied().ok_or(sqlx::Error::RowNotFound)).collect()
     }
 
-    async fn held(&mut self, step: Step, from: i64, to: i64) -> Result<Vec<(Key, Held)>, sqlx::Error> {
+    async fn held(&mut self, width: Width, from: i64, to: i64) -> Result<Vec<(Key, Held)>, sqlx::Error> {
         sqlx::query(HELD)
-            .bind(step.seconds())
+            .bind(width.seconds())
             .bind(from)
             .bind(to)
             .try_map(|row: SqliteRow| held_of(&row))
@@ -72,9 +72,9 @@ impl Tables for Buckets<'_> {
             .await
     }
 
-    async fn write(&mut self, step: Step, level: &Level) -> Result<(), sqlx::Error> {
+    async fn write(&mut self, width: Width, level: &Level) -> Result<(), sqlx::Error> {
         for chunk in level.writes.chunks(CHUNK) {
-            let arguments = arguments_of(step, chunk).map_err(sqlx::Error::Encode)?;
+            let arguments = arguments_of(width, chunk).map_err(sqlx::Error::Encode)?;
             sqlx::query_with(AssertSqlSafe(upsert_of(chunk.len())), arguments)
                 .persistent(chunk.len() == CHUNK)
                 .execute(&mut *self.0)
@@ -83,11 +83,11 @@ impl Tables for Buckets<'_> {
         let keys = |keys: Vec<(i64, i64)>| serde_json::json!(keys).to_string();
         if !level.seals.is_empty() {
             let these = keys(level.seals.iter().map(|key| (key.start, key.series)).collect());
-            sqlx::query(SEAL).bind(step.seconds()).bind(these).execute(&mut *self.0).await?;
+            sqlx::query(SEAL).bind(width.seconds()).bind(these).execute(&mut *self.0).await?;
         }
         if !level.writes.is_empty() {
             let these = keys(level.writes.iter().map(|(key, _)| (key.start, key.series)).collect());
-            sqlx::query(BORDERS).bind(step.seconds()).bind(these).execute(&mut *self.0).await?;
+            sqlx::query(BORDERS).bind(width.seconds()).bind(these).execute(&mut *self.0).await?;
         }
         Ok(())
     }
@@ -140,11 +140,11 @@ fn upsert_of(rows: usize) -> String {
     )
 }
 
-fn arguments_of(step: Step, rows: &[(Key, Held)]) -> Result<SqliteArguments, sqlx::error::BoxDynError> {
+fn arguments_of(width: Width, rows: &[(Key, Held)]) -> Result<SqliteArguments, sqlx::error::BoxDynError> {
     let mut arguments = SqliteArguments::default();
     arguments.reserve(rows.len() * 13, 0);
     for (key, Held { bucket, sealed }) in rows {
-        arguments.add(step.seconds())?;
+        arguments.add(width.seconds())?;
         arguments.add(key.start)?;
         arguments.add(key.series)?;
         arguments.add(i64::from(*sealed))?;
