@@ -45,6 +45,7 @@ async fn obey(invocation: &Invocation) -> Exit {
         Verb::Migrate { dry_run } => cli::migrate::run(invocation, *dry_run).await,
         Verb::Export(wanted) => cli::export::run(invocation, wanted).await,
         Verb::Health => cli::health::run(invocation).await,
+        Verb::Jobs(jobs) => cli::jobs::run(invocation, jobs).await,
     }
 }
 

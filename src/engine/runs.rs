@@ -12,6 +12,9 @@ use crate::store::{Claim, End, Ended, MOST_ATTEMPTS, Open, Reason, Run, RunId, S
 /// The key of the last time that nobody had a reason to doubt.
 pub const BELIEVED: &str = "clock/believed";
 
+/// What a look at a small table of ours may take.
+pub const SMALL: Duration = Duration::from_secs(10);
+
 /// The most rows that one statement forgets.
 pub const TIDY_ROWS: i64 = 500;
 

@@ -97,12 +97,21 @@ pub struct Listed {
     pub name: &'static str,
     /// Its plan.
     pub plan: Plan,
-    /// Whether it runs here.
+    /// Whether it runs, here or elsewhere.
     pub running: bool,
     /// Its next slot; none while it is paused or not enabled.
     pub next: Option<Timestamp>,
     /// What the log knows.
     pub standing: Standing,
+}
+
+/// A job as the log sees it: it runs where somebody's lease says so.
+pub async fn look(log: &dyn RunLog, name: &'static str, plan: &Plan, now: Timestamp) -> Result<Listed, StoreError> {
+    let standing = log.standing(name, &plan.schedule.to_string(), now).await?;
+    let active = plan.enabled && standing.paused.is_none();
+    let next = if active { plan.schedule.next_after(now) } else { None };
+    let running = standing.open.as_ref().is_some_and(|open| open.lease_until > now);
+    Ok(Listed { name, plan: plan.clone(), running, next, standing })
 }
 
 /// Runs jobs. Clones share one runner.
@@ -423,10 +432,8 @@ impl Runner {
         };
         let mut listed = Vec::with_capacity(places.len());
         for (name, plan, running) in places {
-            let standing = self.0.log.standing(name, &plan.schedule.to_string(), now).await?;
-            let active = plan.enabled && standing.paused.is_none();
-            let next = if active { plan.schedule.next_after(now) } else { None };
-            listed.push(Listed { name, plan, running, next, standing });
+            let seen = look(self.0.log.as_ref(), name, &plan, now).await?;
+            listed.push(Listed { running: running || seen.running, ..seen });
         }
         Ok(listed)
     }

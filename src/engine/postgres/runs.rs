@@ -2,20 +2,15 @@
 //!
 //! Sessions live in UTC, so a text without zone is a time in UTC to `::timestamptz`.
 
-use std::time::Duration;
-
 use super::Database;
 use super::errors::{is_missing_table, store_error};
 use crate::clock::Timestamp;
 use crate::engine::runs::{
-    AboutOpen, AboutSlot, BELIEVED, OpenRow, RunRow, SlotRow, TIDY_ROWS, about_open, about_slot, maybe_time, open_of,
-    paused_key, run_log, run_of, since_key,
+    AboutOpen, AboutSlot, BELIEVED, OpenRow, RunRow, SMALL, SlotRow, TIDY_ROWS, about_open, about_slot, maybe_time,
+    open_of, paused_key, run_log, run_of, since_key,
 };
 use crate::store::{Claim, Claimed, End, MOST_ATTEMPTS, RunId, RunLog, Standing, StoreError};
 use crate::task::Pending;
-
-/// What a look at a small table of ours may take.
-const SMALL: Duration = Duration::from_secs(10);
 
 /// The text of a column with a time.
 macro_rules! text {
@@ -23,9 +18,6 @@ macro_rules! text {
         concat!("to_char(", $column, " AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS')")
     };
 }
-
-/// What a look at a small table of ours may take.
-const SMALL: Duration = Duration::from_secs(10);
 
 const OPEN: &str = concat!(
     "SELECT id, attempt, ",

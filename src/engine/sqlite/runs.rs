@@ -2,20 +2,15 @@
 //!
 //! A claim is one `BEGIN IMMEDIATE` transaction, with the write lock from the start: two processes that claim at once come one after the other.
 
-use std::time::Duration;
-
 use super::Database;
 use super::errors::{is_missing_table, store_error};
 use crate::clock::Timestamp;
 use crate::engine::runs::{
-    AboutOpen, AboutSlot, BELIEVED, OpenRow, RunRow, SlotRow, TIDY_ROWS, about_open, about_slot, maybe_time, open_of,
-    paused_key, run_log, run_of, since_key,
+    AboutOpen, AboutSlot, BELIEVED, OpenRow, RunRow, SMALL, SlotRow, TIDY_ROWS, about_open, about_slot, maybe_time,
+    open_of, paused_key, run_log, run_of, since_key,
 };
 use crate::store::{Claim, Claimed, End, MOST_ATTEMPTS, RunId, RunLog, Standing, StoreError};
 use crate::task::Pending;
-
-/// What a look at a small table of ours may take.
-const SMALL: Duration = Duration::from_secs(10);
 
 const OPEN: &str =
     "SELECT id, attempt, slot, owner, lease_until FROM sidecar_job_runs WHERE job = ? AND finished_at IS NULL";

@@ -66,7 +66,10 @@ impl Runner {
         if recorded.is_ok() && end.ended != Ended::Cancelled {
             self.tidy(name, end.at).await;
         }
-        flight.reserved.flow.send_replace(Flow::Over(end));
+        // Given back first: who hears that it is over may ask for the next one.
+        let flow = flight.reserved.flow.clone();
+        drop(flight);
+        flow.send_replace(Flow::Over(end));
     }
 
     async fn run(&self, flight: &Flight) -> End {
