@@ -23,7 +23,7 @@ use super::{Database, samples};
 use crate::clock::Timestamp;
 use crate::engine::roll_up::State;
 use crate::engine::roll_up::counters::Counters;
-use crate::store::{Chore, Kept, Progress, RollUps, Width, StoreError};
+use crate::store::{Chore, Kept, Progress, RollUps, StoreError, Width};
 use crate::task::Pending;
 
 /// What a look at a few rows may take; longer is a disk that hangs.

@@ -1,6 +1,6 @@
 //! Crashes at every statement, and `kill -9` of a real process.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use atlas_sidecar::store::{RollUps, Width};
@@ -86,19 +86,34 @@ async fn child_process() {
     }
 }
 
+/// A child that is killed when it is dropped.
+struct Killed(Child);
+
+impl Killed {
+    fn start(file: &Path) -> Self {
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "roll_up::crashes::child_process"])
+            .env(CHILD, file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn r1_r11_two_processes_killed_again_and_again_lose_nothing() {
     let mut bench = Bench::new().await;
-    let spawn = || {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "roll_up::crashes::child_process"])
-            .env(CHILD, bench.file())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    let mut children = [spawn(), spawn()];
+    let mut children = [Killed::start(bench.file()), Killed::start(bench.file())];
     let start = Instant::now();
     let mut pruned = 0;
     for round in 0..25_i64 {
@@ -112,27 +127,14 @@ async fn r1_r11_two_processes_killed_again_and_again_lose_nothing() {
         bench.sql(&sql).await;
         // A different moment each time; waiting for one is the point.
         tokio::time::sleep(Duration::from_millis(40 + (round as u64 * 53) % 160)).await;
-        let victim = &mut children[(round % 2) as usize];
-        victim.kill().unwrap();
-        victim.wait().unwrap();
+        children[(round % 2) as usize] = Killed::start(bench.file());
         bench.nothing_is_lost_or_doubled().await;
         pruned =
             pruned.max(bench.number("SELECT coalesce(sum(count), 0) FROM sidecar_metrics_rollup WHERE sealed").await);
-        *victim = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "roll_up::crashes::child_process"])
-            .env(CHILD, bench.file())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
     }
-    children.iter_mut().for_each(|child| {
-        child.kill().unwrap();
-        child.wait().unwrap();
-    });
+    drop(children);
     assert!(pruned > 0, "the children worked ({:?})", start.elapsed());
     bench.roll_up(START + 12 * HOUR).await;
     bench.prune(START + 12 * HOUR).await;
-    // Growth between equal times in two orders is not told apart once one of them is gone; everything else is.
     bench.is_exact(START + 12 * HOUR, 0).await;
 }

@@ -1,6 +1,6 @@
 //! One test per hazard of the list.
 
-use atlas_sidecar::store::{RollUps, Width, StoreError};
+use atlas_sidecar::store::{RollUps, StoreError, Width};
 
 use super::*;
 

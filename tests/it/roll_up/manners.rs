@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use atlas_sidecar::store::RollUps;
+use atlas_sidecar::task::Tasks;
 
 use super::*;
 
@@ -31,16 +32,17 @@ async fn r13_r14_a_million_rows_go_and_nobody_waits() {
     let bench = filled(ROWS).await;
     bench.sql("CREATE TABLE mine (n INTEGER PRIMARY KEY, t TEXT)").await;
     let end = START + (ROWS / 200 * 15_000) / HOUR * HOUR + HOUR;
+    let tasks = Tasks::new();
     let (stop, worst, writes, wal) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
         Arc::new(AtomicU64::new(0)),
         Arc::new(AtomicU64::new(0)),
     );
-    let writer = {
+    {
         let (file, stop, worst, writes) = (bench.file().to_owned(), stop.clone(), worst.clone(), writes.clone());
         // The application: another connection, which writes and reads as it goes.
-        tokio::spawn(async move {
+        tasks.spawn("application", async move {
             let application = Database::open(&file, false).await.unwrap();
             while !stop.load(Ordering::SeqCst) {
                 let start = Instant::now();
@@ -58,18 +60,18 @@ async fn r13_r14_a_million_rows_go_and_nobody_waits() {
                 drop(reader);
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-        })
-    };
-    let watcher = {
+        });
+    }
+    {
         let (file, stop, wal) = (bench.file().with_file_name("atlas.db-wal"), stop.clone(), wal.clone());
-        tokio::spawn(async move {
+        tasks.spawn("watcher", async move {
             while !stop.load(Ordering::SeqCst) {
                 let bytes = std::fs::metadata(&file).map_or(0, |m| m.len());
                 wal.fetch_max(bytes, Ordering::SeqCst);
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-        })
-    };
+        });
+    }
     let mut held = Duration::ZERO;
     let mut rows = 0;
     let start = Instant::now();
@@ -84,8 +86,7 @@ async fn r13_r14_a_million_rows_go_and_nobody_waits() {
     }
     let took = start.elapsed();
     stop.store(true, Ordering::SeqCst);
-    writer.await.unwrap();
-    watcher.await.unwrap();
+    tasks.stop().await;
     let (worst, writes, wal) =
         (worst.load(Ordering::SeqCst), writes.load(Ordering::SeqCst), wal.load(Ordering::SeqCst));
     println!(

@@ -8,7 +8,7 @@ use super::{Buckets, Held, LOOK, failed, rows, tables};
 use crate::clock::Timestamp;
 use crate::engine::roll_up::State;
 use crate::engine::roll_up::pace::Pace;
-use crate::store::{Chore, Done, Width, StoreError};
+use crate::store::{Chore, Done, StoreError, Width};
 use crate::task::Pending;
 
 const HOUR: i64 = Width::Hour.millis();

@@ -18,7 +18,7 @@ use crate::engine::roll_up::pace::Pace;
 use crate::engine::roll_up::settle::Mode;
 use crate::engine::roll_up::{State, apply};
 use crate::engine::sqlite::times::millis;
-use crate::store::{Chore, Done, Width, StoreError};
+use crate::store::{Chore, Done, StoreError, Width};
 use crate::task::Pending;
 
 /// How far back rows are looked at by their time where rowids do not tell.

@@ -16,7 +16,7 @@ use crate::engine::roll_up::counters::Counters;
 use crate::engine::roll_up::pace::Pace;
 use crate::engine::roll_up::settle::Mode;
 use crate::engine::sqlite::times::millis;
-use crate::store::{Chore, Done, Width, StoreError};
+use crate::store::{Chore, Done, StoreError, Width};
 use crate::task::Pending;
 
 const SLICE: i64 = Width::FiveMinutes.millis();

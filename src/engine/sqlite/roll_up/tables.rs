@@ -24,21 +24,20 @@ const BORDERS: &str = "
     touched (start_ms, series) AS MATERIALIZED (
         SELECT start_ms, series FROM written
         UNION
-        SELECT (SELECT min(n.start_ms) FROM sidecar_metrics_rollup n
+        SELECT (SELECT min(n.start_ms) FROM sidecar_metrics_rollup n INDEXED BY sidecar_metrics_rollup_series
             WHERE n.series = w.series AND n.step_secs = ?1 AND n.start_ms > w.start_ms), series
         FROM written w
     )
     UPDATE sidecar_metrics_rollup AS b SET increase = inside + coalesce((
         SELECT CASE WHEN b.first >= p.last THEN min(b.first - p.last, 1.7976931348623157e308) ELSE b.first END
-        FROM sidecar_metrics_rollup p
+        FROM sidecar_metrics_rollup p INDEXED BY sidecar_metrics_rollup_series
         WHERE p.series = b.series AND p.step_secs = ?1 AND p.start_ms < b.start_ms ORDER BY p.start_ms DESC LIMIT 1
     ), 0)
-    FROM touched WHERE b.step_secs = ?1 AND b.start_ms = touched.start_ms AND b.series = touched.series";
+    WHERE (step_secs, start_ms, series) IN (SELECT ?1, start_ms, series FROM touched)";
 
 const SEAL: &str = "
     UPDATE sidecar_metrics_rollup SET sealed = 1
-    FROM (SELECT value ->> 0 AS start_ms, value ->> 1 AS series FROM json_each(?2)) AS these
-    WHERE step_secs = ?1 AND sidecar_metrics_rollup.start_ms = these.start_ms AND sidecar_metrics_rollup.series = these.series";
+    WHERE (step_secs, start_ms, series) IN (SELECT ?1, value ->> 0, value ->> 1 FROM json_each(?2))";
 
 const HELD: &str = "
     SELECT start_ms, series, sealed, count, sum, min, max, first, first_ms, last, last_ms, inside
@@ -180,4 +179,41 @@ pub async fn remember(connection: &mut SqliteConnection, state: &State) -> Resul
     .execute(connection)
     .await
     .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection;
+
+    use super::*;
+
+    /// A month has millions of buckets: no statement may walk through them.
+    #[tokio::test]
+    async fn each_step_is_served_by_an_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(include_str!("../../../../migrations/sqlite/0004_rollup.sql"))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        let whole = "(step_secs=? AND start_ms=? AND series=?)";
+        for (sql, wanted) in [
+            (SEAL, vec![whole]),
+            (
+                BORDERS,
+                vec![
+                    whole,
+                    "p USING INDEX sidecar_metrics_rollup_series (series=? AND step_secs=? AND start_ms<?)",
+                    "n USING COVERING INDEX sidecar_metrics_rollup_series (series=? AND step_secs=? AND start_ms>?)",
+                ],
+            ),
+            (HELD, vec!["(step_secs=? AND start_ms>? AND start_ms<?)"]),
+        ] {
+            let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
+            let plan: Vec<String> =
+                plan.fetch_all(&mut connection).await.unwrap().iter().map(|row| row.get(3)).collect();
+            let plan = plan.join("\n");
+            assert!(wanted.iter().all(|w| plan.contains(w)), "{plan}");
+            assert!(!plan.contains("SCAN sidecar") && !plan.contains("(step_secs=?)"), "{plan}");
+        }
+    }
 }
