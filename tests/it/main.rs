@@ -14,6 +14,7 @@ mod pages;
 mod postgres;
 mod prometheus;
 mod running;
+mod schedule;
 mod schema;
 mod shipped;
 mod store;
