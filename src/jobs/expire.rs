@@ -42,6 +42,11 @@ impl CacheExpiry {
         let ages = vec![aged("expires_at", Duration::ZERO), aged("created_at", keep)];
         Self { expiry, rule: Rule { table: "search_cache".to_owned(), ages } }
     }
+
+    /// Which rows go.
+    pub fn rule(&self) -> &Rule {
+        &self.rule
+    }
 }
 
 impl Job for CacheExpiry {

@@ -71,7 +71,11 @@ impl Schedule {
         for (at, (field, name)) in fields.iter().zip(FIELDS).enumerate() {
             let mut alone = ["*"; FIELDS.len()];
             alone[at] = field;
-            parse(&alone.join(" ")).map_err(|e| format!("the {name} `{field}` cannot be read: {}", lower(&e)))?;
+            let cannot = |why: &str| format!("the {name} `{field}` cannot be read: {why}");
+            if field.split(',').any(str::is_empty) {
+                return Err(cannot("a place in its list is empty"));
+            }
+            parse(&alone.join(" ")).map_err(|e| cannot(&lower(&e)))?;
         }
         let pattern = fields.join(" ");
         let cron = parse(&pattern).map_err(|e| format!("cannot be read: {}", lower(&e)))?;
@@ -169,4 +173,194 @@ pub fn due_slots(schedule: &Schedule, settled: Timestamp, now: Timestamp, catch_
         _ => Vec::new(),
     };
     Due { missed: slots.len() - run.len(), run, newest }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::from_rfc3339(text).expect("valid")
+    }
+
+    fn schedule(pattern: &str, zone: &str) -> Schedule {
+        Schedule::parse(pattern, zone).unwrap_or_else(|e| panic!("`{pattern}` in {zone}: {e}"))
+    }
+
+    /// S-10
+    #[test]
+    fn what_is_no_pattern_is_refused_with_its_field() {
+        for (pattern, words) in [
+            ("", "must have five fields, not 0: minute, hour, day of the month, month, day of the week"),
+            ("@daily", "must have five fields, not 1"),
+            ("0 0 3 * * *", "must have five fields, not 6"),
+            ("0 0 3 * * * 2027", "must have five fields, not 7"),
+            ("60 3 * * *", "the minute `60` cannot be read"),
+            ("*/0 3 * * *", "the minute `*/0` cannot be read"),
+            ("0 24 * * *", "the hour `24` cannot be read"),
+            ("0 22-2 * * *", "the hour `22-2` cannot be read"),
+            ("0 3 0 * *", "the day of the month `0` cannot be read"),
+            ("0 3 32 * *", "the day of the month `32` cannot be read"),
+            ("0 3 * 13 *", "the month `13` cannot be read"),
+            ("0 3 * * 8", "the day of the week `8` cannot be read"),
+            ("0 3 * * MOON", "the day of the week `MOON` cannot be read"),
+            ("0 3 * * ,", "the day of the week `,` cannot be read"),
+            ("0 0 30 2 *", "never comes: there is no day `30` in month `2`"),
+            ("0 0 31 4,6 *", "never comes: there is no day `31` in month `4,6`"),
+        ] {
+            let said = Schedule::parse(pattern, "UTC").expect_err(pattern);
+            assert!(said.starts_with(words), "`{pattern}`: {said}");
+        }
+        for zone in ["", "Paris", "CET+1", "+01:00"] {
+            let said = Schedule::parse("* * * * *", zone).expect_err(zone);
+            assert!(said.contains("Europe/Paris"), "`{zone}`: {said}");
+        }
+    }
+
+    /// S-4
+    #[test]
+    fn of_two_kinds_of_days_either_is_enough_and_plus_wants_both() {
+        let from = at("2026-11-22T00:00:00Z");
+        let either = schedule("0 0 13 * FRI", "UTC");
+        assert_eq!(either.next_after(from), Some(at("2026-11-27T00:00:00Z")), "the next Friday");
+        let both = schedule("0 0 13 * +FRI", "UTC");
+        assert_eq!(both.next_after(from), Some(at("2027-08-13T00:00:00Z")), "the next Friday the 13th");
+    }
+
+    #[test]
+    fn a_leap_day_is_waited_for() {
+        let leap = schedule("0 0 29 2 *", "UTC");
+        assert_eq!(leap.next_after(at("2096-03-01T00:00:00Z")), Some(at("2104-02-29T00:00:00Z")));
+    }
+
+    /// S-3: from the second 02:30 CET, croner 3 goes back to 02:31 CEST.
+    #[test]
+    fn the_next_slot_lies_ahead_in_the_repeated_hour() {
+        let minutes = schedule("* * * * *", "Europe/Paris");
+        let second_pass = at("2026-10-25T01:30:00Z");
+        assert_eq!(minutes.next_after(second_pass), Some(at("2026-10-25T01:31:00Z")));
+        assert_eq!(minutes.last_until(second_pass), Some(second_pass));
+    }
+
+    /// S-11, T-5
+    #[test]
+    fn what_came_up_while_nobody_was_there() {
+        let hourly = schedule("0 * * * *", "UTC");
+        let (settled, now) = (at("2026-11-22T01:00:00Z"), at("2026-11-22T05:30:00Z"));
+        let hours = |hours: &[u32]| hours.iter().map(|h| at(&format!("2026-11-22T0{h}:00:00Z"))).collect::<Vec<_>>();
+        let due = |now, catch_up| due_slots(&hourly, settled, now, catch_up);
+        let newest = Some(at("2026-11-22T05:00:00Z"));
+        assert_eq!(due(now, CatchUp::Skip), Due { run: vec![], newest, missed: 4 });
+        assert_eq!(due(now, CatchUp::RunOnce), Due { run: hours(&[5]), newest, missed: 3 });
+        assert_eq!(due(now, CatchUp::RunAll), Due { run: hours(&[2, 3, 4, 5]), newest, missed: 0 });
+        let on_time = at("2026-11-22T05:09:59Z");
+        assert_eq!(due(on_time, CatchUp::Skip), Due { run: hours(&[5]), newest, missed: 3 });
+        for back in ["2026-11-22T01:00:00Z", "2026-11-21T23:30:00Z", "1970-01-01T00:00:00Z"] {
+            assert_eq!(due(at(back), CatchUp::RunAll), Due::default(), "{back}");
+        }
+        let wrong = due(at("2036-01-01T00:30:00Z"), CatchUp::RunAll);
+        assert_eq!((wrong.run.len(), wrong.newest), (MOST_COUNTED, Some(at("2036-01-01T00:00:00Z"))));
+    }
+
+    fn any_schedule() -> impl Strategy<Value = Schedule> {
+        const PATTERNS: &[&str] = &[
+            "* * * * *",
+            "*/15 * * * *",
+            "30 2 * * *",
+            "0 3 * * MON",
+            "15,45 1-3 * * *",
+            "0 */2 * * *",
+            "0 0 1 * *",
+            "10 2 29 2 *",
+        ];
+        const ZONES: &[&str] =
+            &["UTC", "Europe/Paris", "Australia/Lord_Howe", "Pacific/Chatham", "America/St_Johns", "Asia/Kathmandu"];
+        (proptest::sample::select(PATTERNS), proptest::sample::select(ZONES)).prop_map(|(p, z)| schedule(p, z))
+    }
+
+    fn any_time() -> impl Strategy<Value = Timestamp> {
+        // 2026 and 2027, to the millisecond.
+        (1_767_225_600_000..1_830_297_600_000_i64).prop_map(Timestamp::from_millis)
+    }
+
+    fn any_catch_up() -> impl Strategy<Value = CatchUp> {
+        proptest::sample::select(&[CatchUp::Skip, CatchUp::RunOnce, CatchUp::RunAll][..])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Never in the future, never settled ones, never more than the cap; looking back finds what looking ahead does.
+        #[test]
+        fn due_slots_are_those_between(
+            schedule in any_schedule(), settled in any_time(), ahead in 0..40 * 86_400_000_i64, catch_up in any_catch_up(),
+        ) {
+            let now = Timestamp::from_millis(settled.millis() + ahead);
+            let due = due_slots(&schedule, settled, now, catch_up);
+            let mut expected = Vec::new();
+            let mut slot = settled;
+            while let Some(next) = schedule.next_after(slot).filter(|next| *next <= now) {
+                expected.push(next);
+                slot = next;
+            }
+            prop_assert_eq!(due.newest, expected.last().copied());
+            prop_assert!(due.run.len() + due.missed <= MOST_COUNTED);
+            prop_assert_eq!(due.run.len() + due.missed, expected.len().min(MOST_COUNTED));
+            prop_assert!(due.run.iter().all(|slot| *slot > settled && *slot <= now));
+            if catch_up == CatchUp::RunAll {
+                prop_assert_eq!(&due.run[..], &expected[expected.len().saturating_sub(MOST_COUNTED)..]);
+            } else {
+                prop_assert!(due.run.len() <= 1 && due.run.iter().all(|slot| Some(*slot) == due.newest));
+            }
+        }
+
+        /// Whatever the clock does, no slot is run twice, and none before its time (T-5).
+        #[test]
+        fn no_slot_is_run_twice_whatever_the_clock_does(
+            schedule in any_schedule(), start in any_time(), catch_up in any_catch_up(),
+            steps in proptest::collection::vec(prop_oneof![
+                4 => 0..120_000_i64,
+                1 => -7_200_000..7_200_000_i64,
+                1 => -3_000 * 86_400_000_i64..3_000 * 86_400_000_i64,
+            ], 1..40),
+        ) {
+            let (mut now, mut run) = (start, BTreeSet::new());
+            for step in steps {
+                now = Timestamp::from_millis(now.millis() + step);
+                // As the run log does it: the last settled slot until now.
+                let settled = run.range(..=now).next_back().copied().map_or(start.min(now), |slot: Timestamp| slot);
+                for slot in due_slots(&schedule, settled, now, catch_up).run {
+                    prop_assert!(slot <= now);
+                    prop_assert!(run.insert(slot), "{} was run twice", slot);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        // A case is two days of minutes.
+        #![proptest_config(ProptestConfig::with_cases(8))]
+
+        /// A sidecar that is always there misses nothing: every slot once, in time.
+        #[test]
+        fn an_even_clock_runs_every_slot_once(schedule in any_schedule(), start in any_time(), catch_up in any_catch_up()) {
+            let (mut settled, mut run) = (start, Vec::<Timestamp>::new());
+            let mut now = start;
+            while now < start.after(2 * DAY) {
+                now = now.after(Duration::from_secs(60));
+                let due = due_slots(&schedule, settled, now, catch_up);
+                prop_assert_eq!(due.missed, 0);
+                run.extend(&due.run);
+                settled = due.newest.unwrap_or(settled);
+            }
+            let all = std::iter::successors(schedule.next_after(start), |slot| schedule.next_after(*slot));
+            prop_assert_eq!(run, all.take_while(|slot| *slot <= now).collect::<Vec<_>>());
+        }
+    }
 }

@@ -15,6 +15,7 @@ mod postgres;
 mod prometheus;
 mod roll_up;
 mod running;
+mod schedule;
 mod schema;
 mod shipped;
 mod store;
