@@ -197,6 +197,7 @@ struct Parts {
     targets: Arc<scrape::http::Metrics>,
     /// Known sources, for `collect[]`.
     names: Arc<Mutex<Vec<String>>>,
+    job_metrics: Arc<jobs::Metrics>,
 }
 
 impl Parts {
@@ -225,7 +226,12 @@ impl Parts {
         let runner = Runner::new(sink, clock.clone(), settings.scrape.concurrency, registry);
         let exposer = Arc::new(Exposer::new(Arc::clone(&latest), registry.clone(), clock.clone()));
         let targets = Arc::new(scrape::http::Metrics::new(registry));
-        Self { latest, ingest, runner, exposer, targets, names: Arc::default() }
+        let job_metrics = Arc::new(jobs::Metrics::new(registry));
+        Self { latest, ingest, runner, exposer, targets, names: Arc::default(), job_metrics }
+    }
+
+    fn jobs(&self, engine: &Engine) -> jobs::Parts {
+        jobs::Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), metrics: Arc::clone(&self.job_metrics) }
     }
 
     fn routes(&self, ready: Readiness, clock: Clock) -> Routes {
@@ -326,7 +332,7 @@ impl App {
                 "nothing is stored: the database had no table `system_metrics` at the start; `atlas-sidecar migrate` makes it, then start again"
             );
         }
-        self.jobs.set_jobs(jobs::planned(&self.settings.jobs, &jobs::Parts { expiry: self.engine.expiry() }));
+        self.jobs.set_jobs(jobs::planned(&self.settings.jobs, &self.parts.jobs(&self.engine)));
         self.running = Tasks::new();
         for source in sources {
             let (runner, stop) = (self.parts.runner.clone(), self.running.stop_token());

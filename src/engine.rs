@@ -22,7 +22,7 @@ use crate::sample::Desc;
 use crate::sample::globs::Globs;
 use crate::scrape::Source;
 use crate::secret::Secret;
-use crate::store::{Expiry, RunLog, SampleStore};
+use crate::store::{Expiry, RollUps, RunLog, SampleStore};
 use crate::task::Pending;
 
 /// One of `[[database.full_text]]`.
@@ -161,6 +161,9 @@ pub trait Opened: Send + Sync {
     /// What takes old rows out of the application's tables.
     fn expiry(&self) -> Arc<dyn Expiry>;
 
+    /// What rolls up and prunes the samples.
+    fn roll_ups(&self) -> Option<Arc<dyn RollUps>>;
+
     /// Closes all connections.
     fn close(&self) -> Pending<'_, ()>;
 }
@@ -230,6 +233,11 @@ impl Engine {
     /// What takes old rows out of the application's tables.
     pub fn expiry(&self) -> Arc<dyn Expiry> {
         self.database.expiry()
+    }
+
+    /// What rolls up and prunes the samples.
+    pub fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
+        self.database.roll_ups()
     }
 
     /// How many rows this instance had stored today when it was opened.

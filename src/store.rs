@@ -214,8 +214,8 @@ pub trait Chore: Send {
 /// A row is in exactly one place: in the table, or (deleted) in its *sealed* buckets. Buckets that are not sealed only mirror rows that are
 /// still there.
 pub trait RollUps: Send + Sync {
-    /// How far it has come; rows after `now` are no witness of what time it is.
-    fn progress(&self, now: Timestamp) -> Pending<'_, Result<Progress, StoreError>>;
+    /// How far it has come; rows after `now` are no witness of what time it is. `None` where the tables do not exist.
+    fn progress(&self, now: Timestamp) -> Pending<'_, Result<Option<Progress>, StoreError>>;
 
     /// Mirrors in buckets what has come into the table, up to the last bucket that ended before `now`. When it is through, the watermark is there.
     /// Rows before `since` are left to [`prune`](Self::prune): their buckets may have gone already.

@@ -121,7 +121,9 @@ async fn alone(settings: &Settings, wanted: &Jobs, json: bool) -> Exit {
         Err(e) => return unreachable(&e),
     };
     let runner = Runner::new(engine.runs(), Me { owner: engine.instance().to_string(), host }, clock, &registry);
-    runner.set_jobs(jobs::planned(&settings.jobs, &Parts { expiry: engine.expiry() }));
+    let metrics = jobs::Metrics::new(&registry).into();
+    let parts = Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), metrics };
+    runner.set_jobs(jobs::planned(&settings.jobs, &parts));
     let exit = match wanted {
         Jobs::List => unreachable!("it needs no lock"),
         Jobs::Run { job, dry_run } => here(&runner, job, *dry_run, json).await,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::reader::{Section, Show};
 use super::sections::DAY;
 use super::values;
+use crate::jobs::retain::Keep;
 use crate::jobs::{NAMES, Retention, Settings};
 use crate::schedule::cron::{CatchUp, Schedule};
 use crate::schedule::runner::Plan;
@@ -24,12 +25,27 @@ pub(super) fn word(catch_up: CatchUp) -> &'static str {
 /// Both sections; `None` only where a problem was noted.
 pub(super) fn read(mut jobs: Section<'_>, mut retention: Section<'_>) -> Option<Settings> {
     let plans: Vec<_> = NAMES.iter().map(|name| Some((*name, plan(jobs.section(name))?))).collect();
+    let metrics = metrics(&mut retention);
     let retention = Retention {
+        metrics,
         // An entry of a minute is a cache still; ten years are for ever.
         cache: retention.take("cache", values::duration(Duration::from_secs(60)..=3650 * DAY)),
     };
     let plans = plans.into_iter().collect::<Option<BTreeMap<_, _>>>()?;
     Some(Settings { plans, retention })
+}
+
+/// Each is kept at least as long as what it is made of.
+fn metrics(retention: &mut Section<'_>) -> Keep {
+    let mut keep = |name| retention.take(name, values::duration(DAY..=36_500 * DAY));
+    let keep = Keep { rows: keep("metrics"), five_minutes: keep("rollup_5m"), hours: keep("rollup_1h") };
+    if keep.five_minutes < keep.rows {
+        retention.reject("rollup_5m", "must not be shorter than `retention.metrics`");
+    }
+    if keep.hours < keep.five_minutes {
+        retention.reject("rollup_1h", "must not be shorter than `retention.rollup_5m`");
+    }
+    keep
 }
 
 fn plan(mut section: Section<'_>) -> Option<Plan> {

@@ -92,7 +92,16 @@ pub fn redacted(settings: &Settings) -> Redacted {
             ("rows_per_day", json!(write.rows_per_day)),
         ],
     )]);
-    tables.push(table("retention", vec![("cache", span(jobs.retention.cache))]));
+    let keep = jobs.retention.metrics;
+    tables.push(table(
+        "retention",
+        vec![
+            ("cache", span(jobs.retention.cache)),
+            ("metrics", span(keep.rows)),
+            ("rollup_5m", span(keep.five_minutes)),
+            ("rollup_1h", span(keep.hours)),
+        ],
+    ));
     tables.extend(jobs.plans.iter().map(of_job));
     tables.extend([table(
         "log",

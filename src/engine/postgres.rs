@@ -10,6 +10,7 @@
 pub mod errors;
 pub mod expiry;
 mod opened;
+pub mod roll_up;
 pub mod runs;
 
 use std::fmt;

@@ -5,6 +5,7 @@ mod crashes;
 mod hazards;
 mod manners;
 mod model;
+mod postgres;
 mod random;
 
 use std::collections::BTreeMap;

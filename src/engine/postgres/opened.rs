@@ -6,6 +6,7 @@ use prometheus::Registry;
 
 use super::Database;
 use super::expiry::OldRows;
+use super::roll_up::Buckets;
 use super::runs::Runs;
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
@@ -13,7 +14,7 @@ use crate::engine::schema::{MigrateOptions, Report};
 use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings};
 use crate::sample::Desc;
 use crate::scrape::Source;
-use crate::store::{Expiry, RunLog, SampleStore};
+use crate::store::{Expiry, RollUps, RunLog, SampleStore};
 use crate::task::Pending;
 
 /// PostgreSQL, as a kind of database.
@@ -95,6 +96,10 @@ impl Opened for Databases {
 
     fn expiry(&self) -> Arc<dyn Expiry> {
         Arc::new(OldRows::new(self.app.clone()))
+    }
+
+    fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
+        Some(Arc::new(Buckets::new(self.metrics.as_ref().unwrap_or(&self.app).clone())))
     }
 
     fn close(&self) -> Pending<'_, ()> {

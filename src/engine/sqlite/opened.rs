@@ -8,6 +8,7 @@ use prometheus::Registry;
 use rustix::fs::{Access, access};
 
 use super::expiry::OldRows;
+use super::roll_up::Buckets;
 use super::runs::Runs;
 use super::samples::Samples;
 use super::schema::Part;
@@ -20,7 +21,7 @@ use crate::engine::schema::{KeySink, MigrateOptions, Report};
 use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings};
 use crate::sample::Desc;
 use crate::scrape::Source;
-use crate::store::{Expiry, RunLog, SampleStore};
+use crate::store::{Expiry, RollUps, RunLog, SampleStore};
 use crate::task::Pending;
 
 /// Looking at a schema is a matter of milliseconds; this is for a disk that hangs.
@@ -120,6 +121,10 @@ impl Opened for Databases {
 
     fn expiry(&self) -> Arc<dyn Expiry> {
         Arc::new(OldRows::new(self.app.clone()))
+    }
+
+    fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
+        Some(Arc::new(Buckets::new(self.metrics.as_ref().unwrap_or(&self.app).clone())))
     }
 
     fn close(&self) -> Pending<'_, ()> {

@@ -77,7 +77,7 @@ impl Buckets {
 }
 
 impl RollUps for Buckets {
-    fn progress(&self, now: Timestamp) -> Pending<'_, Result<Progress, StoreError>> {
+    fn progress(&self, now: Timestamp) -> Pending<'_, Result<Option<Progress>, StoreError>> {
         Box::pin(async move { progress(&self.database, now).await.map_err(failed) })
     }
 
@@ -145,12 +145,21 @@ fn text_behind(at: i64) -> String {
     minute(at + OFFSET_MOST + DAY, ' ').chars().take(10).collect()
 }
 
-async fn progress(database: &Database, now: Timestamp) -> Result<Progress, sqlx::Error> {
+async fn progress(database: &Database, now: Timestamp) -> Result<Option<Progress>, sqlx::Error> {
     let mut reader = database.read(LOOK).await?;
+    let tables: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM sqlite_schema WHERE type = 'table' \
+         AND name IN ('system_metrics', 'sidecar_state', 'sidecar_metrics_series', 'sidecar_metrics_rollup')",
+    )
+    .fetch_one(&mut *reader)
+    .await?;
+    if tables < 4 {
+        return Ok(None);
+    }
     let state = tables::state(&mut reader).await?;
     let time = |millis: Option<i64>| millis.map(Timestamp::from_millis);
     let newest = newest(&mut reader, now).await?;
-    Ok(Progress { watermark: time(state.watermark), newest: time(newest) })
+    Ok(Some(Progress { watermark: time(state.watermark), newest: time(newest) }))
 }
 
 /// The newest time that is not after `now`: of texts, of seconds and of milliseconds.

@@ -24,6 +24,7 @@ async fn filled(rows: i64) -> Bench {
             START
         ))
         .await;
+    crate::support::run("sqlite3", &[bench.file().to_str().unwrap(), "PRAGMA wal_checkpoint(TRUNCATE)"]);
     bench
 }
 
