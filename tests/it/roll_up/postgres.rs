@@ -50,7 +50,7 @@ impl Server {
         self.model.insert(name, canonical, at, value);
         let tags = tags.map_or("NULL".to_owned(), |tags| format!("'{tags}'"));
         let time = super::at(at).to_sql();
-        format!("INSERT INTO system_metrics VALUES ('{}', '{name}', {value:?}, {tags}, '{time}');", self.rows)
+        format!("INSERT INTO system_metrics VALUES ('{:012}', '{name}', {value:?}, {tags}, '{time}');", self.rows)
     }
 
     async fn point(&mut self, name: &str, at: i64, value: f64) {
@@ -201,7 +201,7 @@ async fn pg_r16_a_row_that_somebody_has_locked_is_left_to_the_next_run() {
     bench.roll_up(START + 2 * HOUR).await;
     let other = Database::open(&bench.cluster.url("atlas"), None).await.unwrap();
     let mut tx = other.write().await.unwrap();
-    sqlx::query("SELECT * FROM system_metrics WHERE id = '7' FOR UPDATE").execute(&mut *tx).await.unwrap();
+    sqlx::query("SELECT * FROM system_metrics WHERE id = '000000000007' FOR UPDATE").execute(&mut *tx).await.unwrap();
     assert_eq!(bench.prune(START + HOUR).await.rows, 59);
     drop(tx);
     bench.nothing_is_lost_or_doubled().await;
@@ -265,7 +265,9 @@ async fn pg_random_histories_with_crashes_and_two_sidecars_come_to_what_the_mode
                         all(two.prune(at(hour))),
                         all(two.roll_up(at(0), at(now)))
                     );
-                    drop((a.unwrap(), b.unwrap(), c.unwrap()));
+                    for done in [a, b, c] {
+                        done.unwrap();
+                    }
                 }
             }
             bench.nothing_is_lost_or_doubled().await;

@@ -35,6 +35,7 @@ macro_rules! in_span {
     };
 }
 
+/// Of equal times, the row with the greater id counts as the later: our own ids grow (T-7), and places in the file are used again.
 const READ: &str = concat!(
     "SELECT metric_name::text, tags::text, CASE WHEN ",
     sound!(),
@@ -42,7 +43,7 @@ const READ: &str = concat!(
     millis!(),
     ", ctid::text FROM system_metrics WHERE ",
     in_span!(),
-    " ORDER BY recorded_at, ctid"
+    " ORDER BY recorded_at, id::text COLLATE \"C\""
 );
 
 /// What somebody has locked is left to the next run: a guest waits for nobody, and nobody for it (R-16).
@@ -53,10 +54,10 @@ const TAKE: &str = concat!(
     sound!(),
     " AND ctid <> ALL ($3::text[]::tid[]) FOR UPDATE SKIP LOCKED), \
      taken AS (DELETE FROM system_metrics WHERE ctid = ANY (ARRAY(SELECT ctid FROM these)) \
-     RETURNING metric_name, tags, metric_value, recorded_at, ctid AS place) \
+     RETURNING metric_name, tags, metric_value, recorded_at, id, ctid AS place) \
      SELECT metric_name::text, tags::text, metric_value::float8, ",
     millis!(),
-    ", place::text FROM taken ORDER BY recorded_at, place"
+    ", place::text FROM taken ORDER BY recorded_at, id::text COLLATE \"C\""
 );
 
 const COUNT: &str =
