@@ -1,27 +1,26 @@
 //! The composition root: settings → parts → running tasks → orderly shutdown. Knows everyone; nobody knows it.
 //!
-//! Start: lock the state directory, bind the server, open the engine (69 if the database cannot be had), answer, start the sources. Each
-//! step is a latch of `/-/ready`. Shutdown goes the other way: sources stop, the queue drains under a deadline, the database is closed, and the
-//! server goes last, so that `/-/ready` tells the truth while draining.
+//! Start: lock the state directory, bind the server, open the engine (69 if the database cannot be had), answer, start the sources and the jobs. Each
+//! step is a latch of `/-/ready`. Shutdown goes the other way: nothing new is triggered, running jobs are cancelled and recorded, sources stop, the
+//! queue drains under a deadline, the database is closed, and the server goes last, so that `/-/ready` tells the truth while draining.
 //!
-//! SIGHUP reads the configuration again. What can change while running does (sources, exposition, log level); a file with mistakes
+//! SIGHUP reads the configuration again. What can change while running does (sources, jobs, exposition, log level); a file with mistakes
 //! changes nothing and is reported; settings of the database, the listener and the queue are reported as waiting for a restart.
 
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{Gauge, IntGauge, Registry};
-use rustix::fs::FlockOperation;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::{self, Settings};
+use crate::control::{self, Lock, LockError};
 use crate::engine::{self, Engine, EngineError};
 use crate::expose::encode::{Exposer, OWN_SOURCE, Pages};
 use crate::expose::health::Readiness;
@@ -29,9 +28,12 @@ use crate::expose::page::{Overview, SourceRow};
 use crate::expose::{Routes, Server};
 use crate::ingest::Ingest;
 use crate::ingest::latest::Latest;
+use crate::jobs;
 use crate::sample::{Desc, Kind};
+use crate::schedule::runner::{self as jobs_runner, Me, Runner as Jobs};
+use crate::schedule::trigger;
 use crate::scrape::{self, Board, Runner, Sink, Source};
-use crate::secret::{private_folder, redacted_url};
+use crate::secret::redacted_url;
 use crate::task::Tasks;
 use crate::telemetry::{self, LogLevel};
 
@@ -58,7 +60,7 @@ const RELOAD_TIME: Desc = Desc {
 pub const METRICS: &[&Desc] = &[&BUILD_INFO, &RELOAD_OK, &RELOAD_TIME];
 
 /// What `/-/ready` waits for.
-const LATCHES: [&str; 3] = ["database", "server", "sources"];
+const LATCHES: [&str; 4] = ["database", "server", "sources", "jobs"];
 
 /// How long the server may finish open requests at the end.
 const SERVER_LIMIT: Duration = Duration::from_secs(7);
@@ -74,6 +76,15 @@ pub enum Failure {
     Failed(String),
 }
 
+impl From<LockError> for Failure {
+    fn from(e: LockError) -> Self {
+        match e {
+            LockError::Taken(directory) => Self::Locked(directory),
+            LockError::Failed(why) => Self::Failed(why),
+        }
+    }
+}
+
 impl From<EngineError> for Failure {
     fn from(e: EngineError) -> Self {
         Self::Unreachable(e)
@@ -86,7 +97,7 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     let clock = Clock::system();
     let registry = Registry::new();
     let mut signals = Signals::new().map_err(|e| Failure::Failed(format!("cannot listen to signals: {e}")))?;
-    let _lock = lock_state(&settings.state_directory)?;
+    let _lock = Lock::take(&settings.state_directory)?;
 
     let ready = Readiness::new(LATCHES);
     // Bound before the database is touched: an address that is taken must not leave a new database behind.
@@ -103,9 +114,15 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     };
     tell(engine.report());
     ready.reach("database");
+    let jobs = Jobs::new(
+        engine.runs(),
+        Me { owner: engine.instance().to_string(), host: host.clone() },
+        clock.clone(),
+        &registry,
+    );
     let parts = Parts::new(&settings, &engine, host, &clock, &registry);
     let server_stop = CancellationToken::new();
-    let (server_tasks, writer_tasks) = (Tasks::new(), Tasks::new());
+    let (server_tasks, writer_tasks, trigger_tasks) = (Tasks::new(), Tasks::new(), Tasks::new());
     let address = server.address();
     info!(database = %redacted_url(&settings.engine.url), "database opened");
     let serving = server.serve(parts.routes(ready.clone(), clock.clone()), server_stop.clone());
@@ -124,15 +141,22 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
         clock,
         gauges: Gauges::new(&registry),
         running: Tasks::new(),
+        jobs,
     };
     app.start_sources().await?;
     ready.reach("sources");
+    trigger_tasks.spawn("scheduler", trigger::run(app.jobs.clone(), trigger_tasks.stop_token()));
+    app.listen_to_commands(&trigger_tasks);
+    ready.reach("jobs");
 
     while let Signal::Reload = signals.next().await {
         app.reload(sources).await;
     }
     info!("shutting down");
     ready.drain();
+    // In this order: who follows a run at the socket hears how it was cancelled.
+    let drained = app.jobs.drain();
+    tokio::join!(trigger_tasks.stop(), drained);
     app.running.stop().await;
     writer_tasks.stop().await;
     app.engine.close().await;
@@ -173,6 +197,7 @@ struct Parts {
     targets: Arc<scrape::http::Metrics>,
     /// Known sources, for `collect[]`.
     names: Arc<Mutex<Vec<String>>>,
+    job_metrics: Arc<jobs::Metrics>,
 }
 
 impl Parts {
@@ -201,7 +226,12 @@ impl Parts {
         let runner = Runner::new(sink, clock.clone(), settings.scrape.concurrency, registry);
         let exposer = Arc::new(Exposer::new(Arc::clone(&latest), registry.clone(), clock.clone()));
         let targets = Arc::new(scrape::http::Metrics::new(registry));
-        Self { latest, ingest, runner, exposer, targets, names: Arc::default() }
+        let job_metrics = Arc::new(jobs::Metrics::new(registry));
+        Self { latest, ingest, runner, exposer, targets, names: Arc::default(), job_metrics }
+    }
+
+    fn jobs(&self, engine: &Engine) -> jobs::Parts {
+        jobs::Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), metrics: Arc::clone(&self.job_metrics) }
     }
 
     fn routes(&self, ready: Readiness, clock: Clock) -> Routes {
@@ -257,9 +287,21 @@ struct App {
     /// Where the server listens: no target may be there.
     address: SocketAddr,
     running: Tasks,
+    jobs: Jobs,
 }
 
 impl App {
+    /// Lets commands on this machine reach the sidecar. Without the socket everything else works.
+    fn listen_to_commands(&self, tasks: &Tasks) {
+        let directory = &self.at_start.state_directory;
+        match control::Server::bind(directory) {
+            Ok(server) => tasks.spawn("control", server.serve(self.jobs.clone(), tasks.stop_token())),
+            Err(e) => {
+                warn!(error = %e, directory = %directory.display(), "no control socket, `jobs run` cannot reach this sidecar");
+            }
+        }
+    }
+
     async fn start_sources(&mut self) -> Result<(), EngineError> {
         let sources = self.sources(&self.settings).await?;
         self.start(sources);
@@ -290,6 +332,7 @@ impl App {
                 "nothing is stored: the database had no table `system_metrics` at the start; `atlas-sidecar migrate` makes it, then start again"
             );
         }
+        self.jobs.set_jobs(jobs::planned(&self.settings.jobs, &self.parts.jobs(&self.engine)));
         self.running = Tasks::new();
         for source in sources {
             let (runner, stop) = (self.parts.runner.clone(), self.running.stop_token());
@@ -355,25 +398,6 @@ impl Gauges {
     }
 }
 
-/// Makes the state directory (mode 0700) and takes its lock, which the kernel gives back whatever ends us.
-fn lock_state(directory: &Path) -> Result<File, Failure> {
-    let failed = |what: &str, e: io::Error| {
-        Failure::Failed(format!("cannot {what} `{}` (`state_directory`): {e}", directory.display()))
-    };
-    private_folder(directory).map_err(|e| failed("make", e))?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(directory.join("lock"))
-        .map_err(|e| failed("lock", e))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::Locked(directory.to_owned())),
-        Err(e) => Err(failed("lock", e.into())),
-    }
-}
-
 enum Signal {
     Reload,
     End,
@@ -422,6 +446,7 @@ pub fn metrics() -> Vec<&'static Desc> {
     all.extend(crate::ingest::latest::METRICS);
     all.extend(crate::expose::METRICS);
     all.extend(crate::expose::web::METRICS);
+    all.extend(jobs_runner::METRICS);
     all.extend(engine::metrics());
     all.sort_by_key(|desc| desc.name);
     all

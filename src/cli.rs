@@ -8,6 +8,7 @@ pub mod copy;
 pub mod default_config;
 pub mod export;
 pub mod health;
+pub mod jobs;
 pub mod migrate;
 pub mod unavailable;
 
@@ -95,8 +96,31 @@ pub enum Verb {
     Copy(Copy),
     /// Ask the running sidecar whether it is ready.
     Health,
+    /// Look at the jobs, or do something about them.
+    Jobs(Jobs),
     /// Something that this version does not have, by its name.
     Unavailable(&'static str),
+}
+
+/// What `jobs` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Jobs {
+    /// Tell about all of them.
+    List,
+    /// Run one now.
+    Run {
+        /// Its name.
+        job: String,
+        /// Change nothing.
+        dry_run: bool,
+    },
+    /// Keep one from running, or let it.
+    Pause {
+        /// Its name.
+        job: String,
+        /// `false` lets it run again.
+        pause: bool,
+    },
 }
 
 /// What `export` prints.
@@ -246,12 +270,60 @@ enum TypedVerb {
     /// Asks `/-/ready` at `server.listen`, over TLS where the web config file says so. The certificate is not verified. A server that wants a
     /// certificate of its clients counts as ready once it asks for one.
     Health(Shared),
+    /// Look at the jobs, or do something about them; by way of the running sidecar where there is one
+    #[command(subcommand, disable_help_subcommand = true)]
+    Jobs(TypedJobs),
     #[command(hide = true, disable_help_flag = true)]
     Backup(Rest),
     #[command(hide = true, disable_help_flag = true)]
     Restore(Rest),
     #[command(hide = true, disable_help_flag = true)]
     Drill(Rest),
+}
+
+#[derive(Debug, Subcommand)]
+enum TypedJobs {
+    /// Print each job's schedule, last run and next run
+    List(Shared),
+    /// Run a job now and wait for its end
+    Run {
+        /// Its name, as `jobs list` prints it
+        #[arg(value_name = "NAME")]
+        job: String,
+        /// Change nothing; print what would be done
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        shared: Shared,
+    },
+    /// Keep a job from running by its schedule, over restarts, until `jobs resume`
+    Pause {
+        /// Its name, as `jobs list` prints it
+        #[arg(value_name = "NAME")]
+        job: String,
+        #[command(flatten)]
+        shared: Shared,
+    },
+    /// Let a paused job run by its schedule again; what came up meanwhile is not caught up
+    Resume {
+        /// Its name, as `jobs list` prints it
+        #[arg(value_name = "NAME")]
+        job: String,
+        #[command(flatten)]
+        shared: Shared,
+    },
+}
+
+impl TypedJobs {
+    fn split(self) -> (Verb, Shared) {
+        let (jobs, shared) = match self {
+            Self::List(shared) => (Jobs::List, shared),
+            Self::Run { job, dry_run, shared } => (Jobs::Run { job, dry_run }, shared),
+            Self::Pause { job, shared } => (Jobs::Pause { job, pause: true }, shared),
+            Self::Resume { job, shared } => (Jobs::Pause { job, pause: false }, shared),
+        };
+        (Verb::Jobs(jobs), shared)
+    }
 }
 
 /// Whatever stands behind a verb that is not available.
@@ -312,6 +384,7 @@ impl TypedVerb {
             Self::Export { export, shared } => (Verb::Export(export), shared),
             Self::Copy { copy, shared } => (Verb::Copy(copy), shared),
             Self::Health(shared) => (Verb::Health, shared),
+            Self::Jobs(jobs) => jobs.split(),
             Self::Backup(_) => (Verb::Unavailable("backup"), Shared::default()),
             Self::Restore(_) => (Verb::Unavailable("restore"), Shared::default()),
             Self::Drill(_) => (Verb::Unavailable("drill"), Shared::default()),

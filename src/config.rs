@@ -8,6 +8,7 @@
 //! A secret may stand in the table or in a file that the key with `_file` names. It leaves this module only inside [`Settings`]; neither a
 //! problem, nor a warning, nor [`redacted()`], nor the `Debug` of [`Settings`] shows one.
 
+mod jobs;
 mod layers;
 mod problem;
 mod reader;
@@ -24,6 +25,7 @@ pub use problem::{Problem, Problems};
 pub use redacted::{Redacted, redacted};
 pub(crate) use values::parse_duration;
 
+use crate::jobs as chores;
 use crate::{engine, expose, ingest, scrape, telemetry};
 
 /// The reference configuration, as `default-config` prints it.
@@ -44,6 +46,8 @@ pub struct Settings {
     pub scrape: scrape::Settings,
     /// `[write]`
     pub write: ingest::Settings,
+    /// `[retention]` and `[jobs]`
+    pub jobs: chores::Settings,
     /// `[log]`
     pub log: telemetry::Settings,
 }

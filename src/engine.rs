@@ -9,6 +9,8 @@ mod history;
 pub mod ids;
 pub mod postgres;
 pub mod queries;
+pub mod roll_up;
+pub mod runs;
 mod samples;
 pub mod schema;
 pub mod sources;
@@ -28,7 +30,7 @@ use crate::sample::Desc;
 use crate::sample::globs::Globs;
 use crate::scrape::Source;
 use crate::secret::{Secret, redacted_url};
-use crate::store::SampleStore;
+use crate::store::{Expiry, RollUps, RunLog, SampleStore};
 use crate::task::Pending;
 
 /// One of `[[database.full_text]]`.
@@ -172,6 +174,15 @@ pub trait Opened: Send + Sync {
     /// The built-in sources and the configured queries, and a line for each that is off because something is missing.
     fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)>;
 
+    /// Who runs which job when.
+    fn runs(&self) -> Arc<dyn RunLog>;
+
+    /// What takes old rows out of the application's tables.
+    fn expiry(&self) -> Arc<dyn Expiry>;
+
+    /// What rolls up and prunes the samples.
+    fn roll_ups(&self) -> Option<Arc<dyn RollUps>>;
+
     /// Closes all connections.
     fn close(&self) -> Pending<'_, ()>;
 }
@@ -191,6 +202,7 @@ pub fn kind_of(url: &str) -> &'static dyn Kind {
 pub struct Engine {
     database: Box<dyn Opened>,
     samples: Option<Arc<dyn SampleStore>>,
+    instance: ids::Instance,
     ids: Arc<ids::Ids>,
     rows_today: u64,
     report: schema::Report,
@@ -214,7 +226,7 @@ impl Engine {
             Some(samples) => samples.own_rows_since(clock.now().midnight()).await.unwrap_or(0),
             None => 0,
         };
-        Ok(Self { database, samples, ids: Arc::new(ids::Ids::new(instance)), rows_today, report })
+        Ok(Self { database, samples, instance, ids: Arc::new(ids::Ids::new(instance)), rows_today, report })
     }
 
     /// Where samples are stored; nothing where the database has no table for them.
@@ -225,6 +237,26 @@ impl Engine {
     /// What makes the ids of rows.
     pub fn ids(&self) -> Arc<ids::Ids> {
         Arc::clone(&self.ids)
+    }
+
+    /// The number of this installation.
+    pub fn instance(&self) -> ids::Instance {
+        self.instance
+    }
+
+    /// Who runs which job when.
+    pub fn runs(&self) -> Arc<dyn RunLog> {
+        self.database.runs()
+    }
+
+    /// What takes old rows out of the application's tables.
+    pub fn expiry(&self) -> Arc<dyn Expiry> {
+        self.database.expiry()
+    }
+
+    /// What rolls up and prunes the samples.
+    pub fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
+        self.database.roll_ups()
     }
 
     /// How many rows this instance had stored today when it was opened.
@@ -260,6 +292,11 @@ impl Archive {
     /// Opens it.
     pub async fn open(settings: &Settings) -> Result<Self, EngineError> {
         kind_of(&settings.url).history(settings).await
+    }
+
+    /// Who ran which job when.
+    pub fn runs(&self) -> Arc<dyn RunLog> {
+        self.database.runs()
     }
 
     /// Closes it.

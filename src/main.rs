@@ -46,6 +46,7 @@ async fn obey(invocation: &Invocation) -> Exit {
         Verb::Export(wanted) => cli::export::run(invocation, wanted).await,
         Verb::Copy(wanted) => cli::copy::run(invocation, wanted).await,
         Verb::Health => cli::health::run(invocation).await,
+        Verb::Jobs(jobs) => cli::jobs::run(invocation, jobs).await,
         Verb::Unavailable(verb) => cli::unavailable::run(verb),
     }
 }

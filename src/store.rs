@@ -1,4 +1,4 @@
-//! The port to stored samples. No SQL here; the engines implement it.
+//! The ports to what the database keeps: samples, runs of jobs, and what is taken out when it is old. No SQL here; the engines implement them.
 //!
 //! How a row of `system_metrics` is written and how anybody's row is read:
 //!
@@ -26,6 +26,7 @@
 //! rejected as `encoding`, and so is one with a character that the encoding of a PostgreSQL database other than UTF8 does not have.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::sample::globs::Globs;
@@ -151,4 +152,379 @@ pub struct History {
     pub bad_rows: u64,
     /// Rows whose time could not be read, anywhere in the table.
     pub bad_times: u64,
+}
+
+/// How wide roll-up buckets are. A bucket begins at a multiple of its width since 1970, in UTC (T-6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Width {
+    /// Five minutes.
+    FiveMinutes,
+    /// One hour: made from twelve of the others.
+    Hour,
+}
+
+impl Width {
+    /// The width in milliseconds.
+    pub const fn millis(self) -> i64 {
+        match self {
+            Self::FiveMinutes => 300_000,
+            Self::Hour => 3_600_000,
+        }
+    }
+
+    /// The width in seconds, which is how tables and labels name it.
+    pub const fn seconds(self) -> i64 {
+        self.millis() / 1000
+    }
+
+    /// The start of the bucket that `at` is in.
+    pub const fn floor(self, at: Timestamp) -> Timestamp {
+        Timestamp::from_millis(at.millis() - at.millis().rem_euclid(self.millis()))
+    }
+}
+
+/// How far rolling up has come. Nothing here decides whether a row is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// All rows before it have been rolled up at least once. Never moves back.
+    pub watermark: Option<Timestamp>,
+    /// The newest row that is not in the future: a witness against a clock that jumped (T-5).
+    pub newest: Option<Timestamp>,
+}
+
+/// What one step of a [`Chore`] did: one short transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Rows rolled up, or deleted.
+    pub rows: u64,
+    /// Of these, rows that came after their bucket had been sealed and were merged into it.
+    pub late_rows: u64,
+    /// Rows met whose value, name or tags cannot be read: in no bucket, and not deleted.
+    pub bad_rows: u64,
+    /// Buckets written.
+    pub buckets: u64,
+    /// How long others could not write (SQLite), or the transaction was open (PostgreSQL).
+    pub held: Duration,
+}
+
+/// Rows that are past their age and stay, because deleting them would lose what no bucket holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Their time cannot be read (T-2, T-4).
+    pub times: u64,
+    /// Their value is no finite number (V-3, V-4, V-7).
+    pub values: u64,
+    /// Their name is no text, or their tags are no JSON object.
+    pub labels: u64,
+}
+
+/// Work that is done in short transactions. Whoever stops calling leaves a whole database behind, and a later chore goes on there.
+pub trait Chore: Send {
+    /// Does a piece; `None` where nothing is left. After an error the same piece may be tried again.
+    fn next(&mut self) -> Pending<'_, Result<Option<Done>, StoreError>>;
+}
+
+/// Buckets of what is in `system_metrics`, and the only way in which its rows are deleted by age.
+///
+/// A row is in exactly one place: in the table, or (deleted) in its *sealed* buckets. Buckets that are not sealed only mirror rows that are
+/// still there.
+pub trait RollUps: Send + Sync {
+    /// How far it has come; rows after `now` are no witness of what time it is. `None` where the tables do not exist.
+    fn progress(&self, now: Timestamp) -> Pending<'_, Result<Option<Progress>, StoreError>>;
+
+    /// Mirrors in buckets what has come into the table, up to the last bucket that ended before `now`. When it is through, the watermark is there.
+    /// Rows before `since` are left to [`prune`](Self::prune): their buckets may have gone already.
+    fn roll_up(&self, since: Timestamp, now: Timestamp) -> Box<dyn Chore + '_>;
+
+    /// Moves rows before `before` into sealed buckets, whole ones, and never beyond the watermark.
+    fn prune(&self, before: Timestamp) -> Box<dyn Chore + '_>;
+
+    /// Deletes buckets of `width` that began before `before`, whole hours of them.
+    fn expire(&self, width: Width, before: Timestamp) -> Box<dyn Chore + '_>;
+
+    /// How many rows before `before` would be deleted by [`prune`](Self::prune), for a dry run.
+    fn due(&self, before: Timestamp) -> Pending<'_, Result<u64, StoreError>>;
+
+    /// What [`prune`](Self::prune) leaves behind before `before`.
+    fn kept(&self, before: Timestamp) -> Pending<'_, Result<Kept, StoreError>>;
+}
+
+/// Why a run of a job began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its schedule said so.
+    Schedule,
+    /// Its schedule had said so a while before, and nobody was there.
+    CatchUp,
+    /// Somebody asked for it.
+    Manual,
+    /// Somebody asked what it would do.
+    DryRun,
+}
+
+/// How a run of a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It did what it is there for.
+    Success,
+    /// There was nothing for it to do here, for a reason that it names.
+    Skipped,
+    /// It failed; its next slot is the retry.
+    Failed,
+    /// It took longer than its timeout.
+    TimedOut,
+    /// It was stopped, by the sidecar's end mostly: whoever is there next takes its slot up again.
+    Cancelled,
+    /// Whoever ran it was gone, and nobody took it up.
+    Lost,
+    /// Nobody was there at its slot, and it is not caught up.
+    Missed,
+}
+
+/// The words by which the run log, the metrics and the commands name a value of `$name`.
+macro_rules! words {
+    ($name:ident { $($value:ident = $word:literal),+ $(,)? }) => {
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$value),+];
+
+            /// Its word.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$value => $word),+
+                }
+            }
+
+            /// What `word` names.
+            pub fn of_word(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|value| value.word() == word)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.word())
+            }
+        }
+    };
+}
+
+words!(Reason { Schedule = "schedule", CatchUp = "catch-up", Manual = "manual", DryRun = "dry-run" });
+words!(Ended {
+    Success = "success",
+    Skipped = "skipped",
+    Failed = "failed",
+    TimedOut = "timeout",
+    Cancelled = "cancelled",
+    Lost = "lost",
+    Missed = "missed",
+});
+
+/// One run, as its owner names it. The attempt is part of it: who was taken for dead and is not finds that the run is somebody else's by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunId {
+    /// The row.
+    pub row: i64,
+    /// How often it was begun, this time included.
+    pub attempt: i64,
+}
+
+/// A run that nobody has finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Which one.
+    pub id: RunId,
+    /// What it is for.
+    pub slot: Timestamp,
+    /// Who began it.
+    pub owner: String,
+    /// Until when its owner answers for it; moved on while it runs.
+    pub lease_until: Timestamp,
+}
+
+/// A run to begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    /// Whose.
+    pub job: &'a str,
+    /// For when. With the job it is unique: a slot is run once.
+    pub slot: Timestamp,
+    /// Why.
+    pub reason: Reason,
+    /// By whom.
+    pub owner: &'a str,
+    /// Now.
+    pub now: Timestamp,
+    /// How long the owner answers for it without saying more.
+    pub lease_until: Timestamp,
+    /// An open run whose owner the caller takes for dead; it is taken over if it is still as the caller saw it.
+    pub dead: Option<&'a Open>,
+}
+
+/// What became of a [`Claim`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// It is the caller's.
+    Yours(RunId),
+    /// The slot has been run already.
+    Settled,
+    /// The job runs somewhere.
+    Held(Open),
+}
+
+/// How often a slot is begun before it is given up: a job that takes its process along must not do so for ever.
+pub const MOST_ATTEMPTS: i64 = 3;
+
+/// The end of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// When.
+    pub at: Timestamp,
+    /// How.
+    pub ended: Ended,
+    /// Rows it dealt with.
+    pub rows: u64,
+    /// Bytes it dealt with.
+    pub bytes: u64,
+    /// What it did, or what went wrong: a line.
+    pub words: String,
+    /// How long it took.
+    pub took: std::time::Duration,
+}
+
+/// A finished run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What it was for.
+    pub slot: Timestamp,
+    /// Why.
+    pub reason: Reason,
+    /// When it began.
+    pub started: Timestamp,
+    /// How it ended.
+    pub end: End,
+}
+
+/// What the log knows of a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Since when the job has the schedule that was asked for; slots before are not its own.
+    pub since: Option<Timestamp>,
+    /// The last slot until now that nobody has to run any more.
+    pub settled: Option<Timestamp>,
+    /// The run that is going on, or was when its owner died.
+    pub open: Option<Open>,
+    /// The last finished run that was no dry run.
+    pub last: Option<Run>,
+    /// When the last success was over; dry runs do not count.
+    pub last_success: Option<Timestamp>,
+    /// Since when somebody has wanted it not to run.
+    pub paused: Option<Timestamp>,
+}
+
+/// Who runs which job when, in the database, so that neither a restart nor a second sidecar runs a slot twice.
+///
+/// A job has one open run at most, over all processes. A *slot* is an instant at which the schedule wants a run; it is settled by a run that
+/// ended in any way but `cancelled`, by [`MOST_ATTEMPTS`] begun ones, or by a miss that was noted.
+pub trait RunLog: Send + Sync {
+    /// What is known of `job` under `schedule`; `now` bounds what counts as settled (a clock that was wrong may have left slots of years to come).
+    fn standing<'a>(
+        &'a self,
+        job: &'a str,
+        schedule: &'a str,
+        now: Timestamp,
+    ) -> Pending<'a, Result<Standing, StoreError>>;
+
+    /// Remembers that `job` has `schedule` since `since`.
+    fn adopt<'a>(&'a self, job: &'a str, schedule: &'a str, since: Timestamp) -> Pending<'a, Result<(), StoreError>>;
+
+    /// Begins a run, or tells why not.
+    fn claim<'a>(&'a self, claim: Claim<'a>) -> Pending<'a, Result<Claimed, StoreError>>;
+
+    /// Moves the lease on; `false` if the run is not the caller's any more.
+    fn renew(&self, id: RunId, until: Timestamp) -> Pending<'_, Result<bool, StoreError>>;
+
+    /// Ends a run; `false` if it was not the caller's any more.
+    fn finish<'a>(&'a self, id: RunId, end: &'a End) -> Pending<'a, Result<bool, StoreError>>;
+
+    /// Notes that `slot` and those before it are not run, with `words` about them; `false` if somebody else has seen to it.
+    fn miss<'a>(
+        &'a self,
+        job: &'a str,
+        slot: Timestamp,
+        words: &'a str,
+        now: Timestamp,
+    ) -> Pending<'a, Result<bool, StoreError>>;
+
+    /// The last time that nobody had a reason to doubt.
+    fn believed(&self) -> Pending<'_, Result<Option<Timestamp>, StoreError>>;
+
+    /// Remembers `now` as such.
+    fn believe(&self, now: Timestamp) -> Pending<'_, Result<(), StoreError>>;
+
+    /// Keeps `job` from running, or lets it.
+    fn pause<'a>(&'a self, job: &'a str, since: Option<Timestamp>) -> Pending<'a, Result<(), StoreError>>;
+
+    /// Forgets runs of `job` that began before `before`, and all but the last `keep`; a few hundred at a time, and never its last run and its
+    /// last success. Tells whether there are more.
+    fn tidy<'a>(&'a self, job: &'a str, before: Timestamp, keep: u32) -> Pending<'a, Result<bool, StoreError>>;
+}
+
+/// A column with a time, and how long a row is kept after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aged {
+    /// The column.
+    pub column: String,
+    /// How long after it.
+    pub keep: std::time::Duration,
+}
+
+/// Which rows of a table go: those for which any of `ages` is over.
+///
+/// A time that cannot be read makes no row old (T-2), and neither does a missing one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The table.
+    pub table: String,
+    /// Its times.
+    pub ages: Vec<Aged>,
+}
+
+/// How far [`Expiry::expire`] has come; the engine's own number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(pub i64);
+
+/// One step of an expiry.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Where it begins: the default at first, then what the step before gave.
+    pub from: Cursor,
+    /// How many rows it looks at, at most.
+    pub limit: u32,
+    /// What it may take; the engine ends it then.
+    pub within: std::time::Duration,
+    /// Whether rows are only counted.
+    pub dry_run: bool,
+}
+
+/// What a step of an expiry did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// Rows that went, or would go.
+    pub rows: u64,
+    /// Where the next step begins; nothing at the table's end.
+    pub next: Option<Cursor>,
+    /// How long writers were kept out.
+    pub held: std::time::Duration,
+}
+
+/// Takes old rows out of any table, in steps that are short transactions of their own.
+pub trait Expiry: Send + Sync {
+    /// Looks at some rows of `rule`'s table and takes out those that are over at `now`. Nothing where the table or a column does not exist.
+    fn expire<'a>(
+        &'a self,
+        rule: &'a Rule,
+        now: Timestamp,
+        step: Step,
+    ) -> Pending<'a, Result<Option<Expired>, StoreError>>;
 }

@@ -81,7 +81,10 @@ fn key_of_variable(name: &str) -> String {
         if !key.is_empty() {
             key.push('.');
         }
-        key.push_str(&part.to_ascii_lowercase());
+        let below_jobs = key == "jobs.";
+        let part = part.to_ascii_lowercase();
+        // A name of a job has `-` where a variable cannot.
+        key.push_str(&if below_jobs { part.replace('_', "-") } else { part });
     }
     key
 }
@@ -230,6 +233,7 @@ mod tests {
             ("SCRAPE__INTERVAL", "scrape.interval"),
             ("STATE_DIRECTORY", "state_directory"),
             ("DATABASE__METRICS_URL", "database.metrics_url"),
+            ("JOBS__CACHE_EXPIRY__CATCH_UP", "jobs.cache-expiry.catch_up"),
             ("SCRAPE__TARGETS__0__PASSWORD_FILE", "scrape.targets[0].password_file"),
         ] {
             assert_eq!(key_of_variable(variable), key);

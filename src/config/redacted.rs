@@ -2,6 +2,7 @@
 //!
 //! It is TOML that loads back: without secrets in it, to the same settings.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::Settings;
 use super::values::{show_duration, show_size};
 use crate::engine::{Builtin, Query, kind_of};
 use crate::sample::globs::Globs;
+use crate::schedule::runner::Plan;
 use crate::scrape::host;
 use crate::scrape::http::{Auth, Target};
 use crate::secret::Secret;
@@ -25,7 +27,7 @@ pub struct Redacted(Vec<Table>);
 #[derive(Clone, Debug)]
 struct Table {
     /// `scrape.targets`; empty for the keys in front of all tables.
-    path: &'static str,
+    path: Cow<'static, str>,
     /// Whether it is an element of a list of tables.
     element: bool,
     keys: Vec<(&'static str, Value)>,
@@ -33,7 +35,7 @@ struct Table {
 
 /// `settings` without secrets.
 pub fn redacted(settings: &Settings) -> Redacted {
-    let Settings { state_directory, engine, server, expose, scrape, write, log } = settings;
+    let Settings { state_directory, engine, server, expose, scrape, write, jobs, log } = settings;
     let mut tables = vec![
         table("", vec![("state_directory", json!(state_directory))]),
         table(
@@ -50,7 +52,7 @@ pub fn redacted(settings: &Settings) -> Redacted {
     ];
     tables.extend(engine.full_text.iter().map(|index| {
         let keys = vec![("table", json!(index.table)), ("key", json!(index.key)), ("columns", json!(index.columns))];
-        Table { path: "database.full_text", element: true, keys }
+        element("database.full_text", keys)
     }));
     tables.extend([
         table(
@@ -84,18 +86,30 @@ pub fn redacted(settings: &Settings) -> Redacted {
     ]);
     tables.extend(scrape.targets.iter().map(of_target));
     tables.extend(engine.queries.iter().map(of_query));
-    tables.extend([
-        table(
-            "write",
-            vec![
-                ("queue_batches", json!(write.queue_batches)),
-                ("batch_rows", json!(write.batch_rows)),
-                ("batch_age", span(write.batch_age)),
-                ("rows_per_day", json!(write.rows_per_day)),
-            ],
-        ),
-        table("log", vec![("level", json!(log.level.to_string())), ("format", json!(log.format.to_string()))]),
-    ]);
+    tables.extend([table(
+        "write",
+        vec![
+            ("queue_batches", json!(write.queue_batches)),
+            ("batch_rows", json!(write.batch_rows)),
+            ("batch_age", span(write.batch_age)),
+            ("rows_per_day", json!(write.rows_per_day)),
+        ],
+    )]);
+    let keep = jobs.retention.metrics;
+    tables.push(table(
+        "retention",
+        vec![
+            ("cache", span(jobs.retention.cache)),
+            ("metrics", span(keep.rows)),
+            ("rollup_5m", span(keep.five_minutes)),
+            ("rollup_1h", span(keep.hours)),
+        ],
+    ));
+    tables.extend(jobs.plans.iter().map(of_job));
+    tables.extend([table(
+        "log",
+        vec![("level", json!(log.level.to_string())), ("format", json!(log.format.to_string()))],
+    )]);
     Redacted(tables)
 }
 
@@ -154,7 +168,7 @@ fn of_target(target: &Target) -> Table {
     }
     keys.push(("max_body", json!(show_size(target.max_body_bytes as u64))));
     keys.push(("max_samples", json!(target.max_samples)));
-    Table { path: "scrape.targets", element: true, keys }
+    element("scrape.targets", keys)
 }
 
 fn of_query(query: &Query) -> Table {
@@ -170,11 +184,26 @@ fn of_query(query: &Query) -> Table {
         ("max_rows", json!(query.max_rows)),
         ("store", patterns(&query.store)),
     ];
-    Table { path: "scrape.queries", element: true, keys }
+    element("scrape.queries", keys)
+}
+
+fn of_job((name, plan): (&&str, &Plan)) -> Table {
+    let keys = vec![
+        ("schedule", json!(plan.schedule.pattern())),
+        ("timezone", json!(plan.schedule.zone())),
+        ("enabled", json!(plan.enabled)),
+        ("timeout", span(plan.timeout)),
+        ("catch_up", json!(super::jobs::word(plan.catch_up))),
+    ];
+    Table { path: format!("jobs.{name}").into(), element: false, keys }
 }
 
 fn table(path: &'static str, keys: Vec<(&'static str, Value)>) -> Table {
-    Table { path, element: false, keys }
+    Table { path: path.into(), element: false, keys }
+}
+
+fn element(path: &'static str, keys: Vec<(&'static str, Value)>) -> Table {
+    Table { path: path.into(), element: true, keys }
 }
 
 fn span(span: Duration) -> Value {
@@ -217,7 +246,7 @@ fn list_in<'a>(map: &'a mut Map<String, Value>, name: &str) -> &'a mut Vec<Value
 impl fmt::Display for Redacted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for table in &self.0 {
-            match (table.path, table.element) {
+            match (table.path.as_ref(), table.element) {
                 ("", _) => {}
                 (path, false) => writeln!(f, "\n[{path}]")?,
                 (path, true) => writeln!(f, "\n[[{path}]]")?,

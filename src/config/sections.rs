@@ -8,10 +8,10 @@ use std::time::Duration;
 use config::Value;
 use tracing::level_filters::LevelFilter;
 
-use super::Settings;
 use super::reader::{Refused, Section, Show};
 use super::sources::{self, Pace};
 use super::values::{self, Read};
+use super::{Settings, jobs};
 use crate::engine::{self, FullText};
 use crate::ingest::latest;
 use crate::secret::Secret;
@@ -29,9 +29,10 @@ pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
     let listen = server.as_ref().map(|s| s.listen);
     let (scrape, builtin, queries) = scraping(root.section("scrape"), listen);
     let write = writing(root.section("write"));
+    let jobs = jobs::read(root.section("jobs"), root.section("retention"));
     let log = logging(root.section("log"));
     let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, ..database? };
-    Some(Settings { state_directory, engine, server: server?, expose, scrape, write, log: log? })
+    Some(Settings { state_directory, engine, server: server?, expose, scrape, write, jobs: jobs?, log: log? })
 }
 
 /// `[database]`, with nothing yet in the places of `[scrape]`.

@@ -15,7 +15,8 @@ use crate::sample::globs::Globs;
 pub(super) type Read<T> = Result<T, String>;
 
 /// The units of durations, from the largest.
-const SPANS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const SPANS: [(&str, u64); 6] =
+    [("y", 365 * 86_400_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// The units of sizes, from the largest.
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];

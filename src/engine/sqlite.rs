@@ -10,9 +10,12 @@
 
 pub mod atlas;
 pub mod errors;
+pub mod expiry;
 mod history;
 mod opened;
 pub mod queries;
+pub mod roll_up;
+pub mod runs;
 pub mod samples;
 pub mod schema;
 pub mod sources;
@@ -131,6 +134,14 @@ impl Database {
         self.pools().await?.writer.begin_with("BEGIN IMMEDIATE").await
     }
 
+    /// The same with a deadline: a statement that runs when `limit` is over is interrupted, and the transaction is rolled back when it is dropped.
+    pub async fn write_within(&self, limit: Duration) -> Result<Transaction<'static, sqlx::Sqlite>, sqlx::Error> {
+        let deadline = Instant::now() + limit;
+        let mut transaction = self.write().await?;
+        transaction.lock_handle().await?.set_progress_handler(STEPS_PER_LOOK, move || Instant::now() < deadline);
+        Ok(transaction)
+    }
+
     /// A read-only connection whose statements are interrupted once `limit` is over.
     pub async fn read(&self, limit: Duration) -> Result<Reader, sqlx::Error> {
         Reader::of(&self.pools().await?.readers, limit).await
@@ -202,7 +213,11 @@ impl Pools {
             // SQLite ends a transaction by itself on some errors (a full disk, I/O); sqlx then still counts it as open and would refuse
             // every later one. Such a connection is closed, the pool opens another. The ping waits for a rollback under way.
             .after_release(|connection, _| {
-                Box::pin(async move { connection.ping().await.map(|()| !connection.is_in_transaction()) })
+                Box::pin(async move {
+                    // A deadline is its transaction's, not the next one's.
+                    connection.lock_handle().await?.remove_progress_handler();
+                    connection.ping().await.map(|()| !connection.is_in_transaction())
+                })
             })
             .connect_with(options.clone().create_if_missing(create))
             .await?;

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 use super::address::Address;
+use super::expiry::OldRows;
+use super::roll_up::Buckets;
+use super::runs::Runs;
 use super::samples::Samples;
 use super::{Database, check, schema, sources};
 use crate::clock::{Clock, Timestamp};
@@ -14,7 +17,7 @@ use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, 
 use crate::sample::Desc;
 use crate::scrape::Source;
 use crate::secret::redacted_url;
-use crate::store::{SampleStore, StoreError};
+use crate::store::{Expiry, RollUps, RunLog, SampleStore, StoreError};
 use crate::task::Pending;
 
 /// PostgreSQL, as a kind of database.
@@ -103,6 +106,18 @@ impl Opened for Databases {
 
     fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
         Box::pin(sources::sources(&self.app, self.metrics.as_ref(), settings, &self.own))
+    }
+
+    fn runs(&self) -> Arc<dyn RunLog> {
+        Arc::new(Runs::new(self.metrics.as_ref().unwrap_or(&self.app).clone()))
+    }
+
+    fn expiry(&self) -> Arc<dyn Expiry> {
+        Arc::new(OldRows::new(self.app.clone()))
+    }
+
+    fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
+        Some(Arc::new(Buckets::new(self.metrics.as_ref().unwrap_or(&self.app).clone())))
     }
 
     fn close(&self) -> Pending<'_, ()> {

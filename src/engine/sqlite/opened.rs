@@ -7,6 +7,9 @@ use std::time::Duration;
 use prometheus::Registry;
 use rustix::fs::{Access, access};
 
+use super::expiry::OldRows;
+use super::roll_up::Buckets;
+use super::runs::Runs;
 use super::samples::Samples;
 use super::schema::Part;
 use super::schema::inventory;
@@ -18,7 +21,7 @@ use crate::engine::schema::{KeySink, MigrateOptions, Report};
 use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings, queries};
 use crate::sample::Desc;
 use crate::scrape::Source;
-use crate::store::SampleStore;
+use crate::store::{Expiry, RollUps, RunLog, SampleStore};
 use crate::task::Pending;
 
 /// Looking at a schema is a matter of milliseconds; this is for a disk that hangs.
@@ -110,6 +113,18 @@ impl Opened for Databases {
     fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
         let metrics = self.metrics.as_ref().unwrap_or(&self.app);
         Box::pin(sources::sources(&self.app, metrics, settings, &self.own))
+    }
+
+    fn runs(&self) -> Arc<dyn RunLog> {
+        Arc::new(Runs::new(self.metrics.as_ref().unwrap_or(&self.app).clone()))
+    }
+
+    fn expiry(&self) -> Arc<dyn Expiry> {
+        Arc::new(OldRows::new(self.app.clone()))
+    }
+
+    fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
+        Some(Arc::new(Buckets::new(self.metrics.as_ref().unwrap_or(&self.app).clone())))
     }
 
     fn close(&self) -> Pending<'_, ()> {

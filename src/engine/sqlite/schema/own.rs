@@ -16,6 +16,18 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../../migrations/sqlite/0002_state.sql"),
         tables: &["sidecar_state", "sidecar_metric_meta"],
     },
+    Migration {
+        version: 3,
+        name: "job runs",
+        sql: include_str!("../../../../migrations/sqlite/0003_job_runs.sql"),
+        tables: &["sidecar_job_runs"],
+    },
+    Migration {
+        version: 4,
+        name: "rollup",
+        sql: include_str!("../../../../migrations/sqlite/0004_rollup.sql"),
+        tables: &["sidecar_metrics_series", "sidecar_metrics_rollup"],
+    },
 ];
 
 #[cfg(test)]

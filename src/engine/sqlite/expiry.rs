@@ -1,0 +1,134 @@
+//! Taking old rows out of a table on SQLite: [`Expiry`] as `store.rs` documents it.
+//!
+//! A step looks at some rows in rowid order, which is the order in which they lie in the file. An index over a time would have each step touch pages
+//! all over the table, and misses what only the exact reading of a time tells (R-13, T-1). First a reader looks whether anything of the step is
+//! over; only then the write lock is asked for, and the rows are judged again under it.
+
+use std::time::{Duration, Instant};
+
+use sqlx::AssertSqlSafe;
+
+use super::Database;
+use super::errors::store_error;
+use super::times::millis;
+use crate::clock::Timestamp;
+use crate::engine::schema::names::quoted;
+use crate::store::{Cursor, Expired, Expiry, Rule, Step, StoreError};
+use crate::task::Pending;
+
+/// The old rows of one database.
+#[derive(Clone, Debug)]
+pub struct OldRows {
+    database: Database,
+}
+
+/// The statements of one rule.
+struct Statements {
+    /// The last rowid of a step.
+    end: String,
+    /// How many rows of a step are over.
+    count: String,
+    /// Takes them out.
+    delete: String,
+}
+
+impl Statements {
+    fn of(rule: &Rule) -> Self {
+        let table = quoted(&rule.table);
+        // With the table's name in front: a bare name in double quotes that is no column would be a text to SQLite.
+        let over: Vec<String> = rule
+            .ages
+            .iter()
+            .enumerate()
+            .map(|(at, aged)| {
+                format!("{} < ?{}", millis!("@").replace('@', &format!("{table}.{}", quoted(&aged.column))), at + 3)
+            })
+            .collect();
+        let over = format!("rowid > ?1 AND rowid <= ?2 AND ({})", over.join(" OR "));
+        Self {
+            end: format!(
+                "SELECT max(r) FROM (SELECT rowid AS r FROM {table} WHERE rowid > ?1 ORDER BY rowid LIMIT ?2)"
+            ),
+            count: format!("SELECT count(*) FROM {table} NOT INDEXED WHERE {over}"),
+            delete: format!("DELETE FROM {table} NOT INDEXED WHERE {over}"),
+        }
+    }
+}
+
+impl OldRows {
+    /// Those in `database`.
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    async fn step(&self, rule: &Rule, now: Timestamp, step: Step) -> Result<Expired, sqlx::Error> {
+        let statements = Statements::of(rule);
+        let deadline = Instant::now() + step.within;
+        let mut reader = self.database.read(step.within).await?;
+        let end: Option<i64> = sqlx::query_scalar(AssertSqlSafe(statements.end))
+            .bind(step.from.0)
+            .bind(step.limit)
+            .fetch_one(&mut *reader)
+            .await?;
+        let Some(end) = end else { return Ok(Expired { rows: 0, next: None, held: Duration::ZERO }) };
+        let mut count = sqlx::query_scalar(AssertSqlSafe(statements.count)).bind(step.from.0).bind(end);
+        for aged in &rule.ages {
+            count = count.bind(now.before(aged.keep).millis());
+        }
+        let rows: i64 = count.fetch_one(&mut *reader).await?;
+        drop(reader);
+        let mut expired = Expired { rows: rows.unsigned_abs(), next: Some(Cursor(end)), held: Duration::ZERO };
+        if rows == 0 || step.dry_run {
+            return Ok(expired);
+        }
+        let mut tx = self.database.write_within(deadline.saturating_duration_since(Instant::now())).await?;
+        let since = Instant::now();
+        let mut delete = sqlx::query(AssertSqlSafe(statements.delete)).bind(step.from.0).bind(end);
+        for aged in &rule.ages {
+            delete = delete.bind(now.before(aged.keep).millis());
+        }
+        expired.rows = delete.execute(&mut *tx).await?.rows_affected();
+        tx.commit().await?;
+        expired.held = since.elapsed();
+        Ok(expired)
+    }
+}
+
+impl Expiry for OldRows {
+    fn expire<'a>(
+        &'a self,
+        rule: &'a Rule,
+        now: Timestamp,
+        step: Step,
+    ) -> Pending<'a, Result<Option<Expired>, StoreError>> {
+        Box::pin(async move {
+            match self.step(rule, now, step).await {
+                Ok(expired) => Ok(Some(expired)),
+                Err(e) if is_absent(&e) => Ok(None),
+                Err(e) => Err(store_error(e)),
+            }
+        })
+    }
+}
+
+/// Whether the table, or a column of the rule, does not exist.
+fn is_absent(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|e| e.message().starts_with("no such table") || e.message().starts_with("no such column"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Aged;
+
+    #[test]
+    fn any_name_is_a_column_and_never_a_text() {
+        let aged = |column: &str| Aged { column: column.to_owned(), keep: Duration::ZERO };
+        let rule = Rule { table: "a\"b".to_owned(), ages: vec![aged("x"), aged("y")] };
+        let delete = Statements::of(&rule).delete;
+        assert!(delete.starts_with("DELETE FROM \"a\"\"b\" NOT INDEXED WHERE rowid > ?1 AND rowid <= ?2 AND ((CASE typeof(\"a\"\"b\".\"x\")"), "{delete}");
+        assert!(delete.contains(" < ?3 OR ") && delete.ends_with(" < ?4)"), "{delete}");
+    }
+}

@@ -1,0 +1,80 @@
+//! The jobs: what there is to do beside an Atlas database, made of the settings and of the parts of the engine.
+//!
+//! A job knows neither when it runs nor who else does; that is the scheduler's.
+
+pub mod expire;
+pub mod retain;
+pub mod roll_up;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+
+use crate::schedule::Job;
+use crate::schedule::runner::{Plan, Planned};
+use crate::store::{Expiry, RollUps};
+
+/// All jobs, by name: each has a section `[jobs.NAME]`.
+pub const NAMES: &[&str] = &[expire::CACHE, roll_up::ROLL_UP, retain::RETAIN];
+
+/// `[jobs]` and `[retention]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// When each of [`NAMES`] runs.
+    pub plans: BTreeMap<&'static str, Plan>,
+    /// What is kept for how long.
+    pub retention: Retention,
+}
+
+/// `[retention]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Rows of `search_cache`, whatever their `expires_at` says.
+    pub cache: Duration,
+    /// `system_metrics` and its roll-ups.
+    pub metrics: retain::Keep,
+}
+
+/// What the jobs work with.
+pub struct Parts {
+    /// What takes old rows out of the application's tables.
+    pub expiry: Arc<dyn Expiry>,
+    /// What rolls up and prunes samples, where there are any.
+    pub roll_ups: Option<Arc<dyn RollUps>>,
+    /// What the jobs count.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What the jobs measure of themselves.
+pub struct Metrics {
+    roll_up: Arc<roll_up::Metrics>,
+    retain: Arc<retain::Metrics>,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn new(registry: &Registry) -> Self {
+        Self { roll_up: roll_up::Metrics::new(registry).into(), retain: retain::Metrics::new(registry).into() }
+    }
+}
+
+/// The jobs with their plans.
+pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
+    let Retention { cache, metrics: keep } = settings.retention;
+    let jobs: Vec<Arc<dyn Job>> = vec![
+        Arc::new(expire::CacheExpiry::new(Arc::clone(&parts.expiry), cache)),
+        Arc::new(roll_up::MetricRollUp::new(
+            parts.roll_ups.clone(),
+            keep.five_minutes,
+            Arc::clone(&parts.metrics.roll_up),
+        )),
+        Arc::new(retain::MetricRetention::new(parts.roll_ups.clone(), keep, Arc::clone(&parts.metrics.retain))),
+    ];
+    let with_plan = |job: Arc<dyn Job>| {
+        let plan = settings.plans.get(job.name()).cloned().expect("each job has a section");
+        Planned { job, plan }
+    };
+    jobs.into_iter().map(with_plan).collect()
+}
