@@ -4,7 +4,8 @@
 //!   `idle_in_transaction_session_timeout`: whatever happens to this process, the server ends what it began.
 //! - Reading happens in `READ ONLY` transactions whose `statement_timeout` is the deadline of who reads: dropping the future of a query does not stop it on the server
 //!   (E-5), the timeout does.
-//! - Those settings are startup parameters of the session. A pooler in transaction mode refuses or forgets them, and with them every promise made
+//! - Sessions are on whichever of the URL's hosts can be written to, and move there by themselves ([`connect`], [`session`]).
+//! - Their settings are startup parameters. A pooler in transaction mode refuses or forgets them, and with them every promise made
 //!   here: such a connection is refused with a message that says so.
 
 pub mod address;
@@ -75,7 +76,12 @@ impl Database {
                     sqlx::Error::Io(why) => why.to_string(),
                     other => other.to_string(),
                 };
-                Err(EngineError::new(format!("cannot connect to `{}`: {why}", database.shown())))
+                let error = EngineError::new(format!("cannot connect to `{}`: {why}", database.shown()));
+                // The state of a database that does not exist. `database.create` has no meaning here: who may make one is the server's affair.
+                Err(match why.contains("(3D000)") {
+                    true => error.hint("`createdb` makes a database; `migrate` and `run` fill an empty one"),
+                    false => error,
+                })
             }
         }
     }

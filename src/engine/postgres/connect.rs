@@ -257,10 +257,6 @@ fn words(error: &sqlx::Error) -> String {
             format!("{POOLER} (it says: {})", e.message())
         }
         sqlx::Error::Database(e) => match errors::state(error) {
-            // `database.create` has no meaning here: who may make a database is the server's affair.
-            Some(state) if state == "3D000" => {
-                format!("{} ({state}); `createdb` makes it, `migrate` and `run` fill an empty one", e.message())
-            }
             Some(state) => format!("{} ({state})", e.message()),
             None => e.message().to_owned(),
         },

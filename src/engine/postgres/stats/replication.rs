@@ -6,7 +6,6 @@ use super::{View, gauge};
 use crate::sample::Desc;
 
 pub(super) const VIEWS: &[View] = &[
-    View::new(ROLE, &[], REPLICA).of_server(),
     View::new(STANDBYS, &["application_name", "client_addr", "state"], STANDBY)
         .of_server()
         .where_readable(|about| about.sees_sessions),
@@ -17,10 +16,6 @@ pub(super) const VIEWS: &[View] = &[
     View::new(SLOT_WAL, &["slot_name", "slot_type"], SAFE_WAL).of_server(),
     View::new(SLOT_STATUS, &["slot_name", "slot_type", "wal_status"], STATUS).of_server(),
 ];
-
-const ROLE: &str = "SELECT pg_is_in_recovery()::int4::float8";
-const REPLICA: &[&Desc] =
-    &[&gauge("pg_replication_is_replica", "1", "1 on a standby, 0 on a primary; a change is a failover")];
 
 const STANDBYS: &str = "\
     SELECT application_name, host(client_addr), state, max(current - '0/0'::pg_lsn)::float8, max(current - replay_lsn)::float8 FROM pg_stat_replication, \
