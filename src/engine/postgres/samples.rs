@@ -20,7 +20,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, Postgres, Row as _};
 
 use self::columns::Columns;
-use super::errors::{copied_row, is_missing_table, is_session_over, is_taken, row_reason, store_error};
+use super::errors::{copied_row, is_missing_table, is_taken, row_reason, store_error};
 use super::{Database, history};
 use crate::clock::Timestamp;
 use crate::engine::ids::{Instance, Registered, lower_bound};
@@ -101,31 +101,36 @@ impl Samples {
         check(rows)?;
         let connection = self.database.writer.acquire().await.map_err(store_error)?;
         let mut writer = Writer { connection, sound: false };
-        let columns = match self.columns_for(&mut writer.connection, rows).await {
-            Ok(columns) => columns,
-            Err(e) => {
-                writer.sound = matches!(e, StoreError::Rejected { .. });
-                return Err(e);
-            }
-        };
-        let appended = match copy::rows(&mut writer.connection, columns.value, rows).await {
-            Ok(()) => Ok(Appended::Now),
-            Err(e) if is_session_over(&e) => return Err(store_error(e)),
-            Err(e) => {
-                self.keep_columns(None);
-                refused(&mut writer.connection, columns, rows, e).await
-            }
-        };
-        writer.sound = true;
+        let appended = self.append_by(&mut writer.connection, rows).await;
+        writer.sound = matches!(appended, Ok(_) | Err(StoreError::Taken | StoreError::Rejected { .. }));
         appended
+    }
+
+    async fn append_by(&self, connection: &mut PgConnection, rows: &[Row]) -> Result<Appended, StoreError> {
+        let columns = self.columns_for(connection, rows).await?;
+        let Err(error) = copy::rows(connection, columns.value, rows).await else { return Ok(Appended::Now) };
+        if is_taken(&error) || row_reason(&error).is_none() {
+            return refused(connection, columns, rows, error).await;
+        }
+        // Somebody may have changed a column since it was read, and then this is not the row's fault.
+        self.keep_columns(None);
+        let now = self.columns_for(connection, rows).await?;
+        if now == columns {
+            return refused(connection, columns, rows, error).await;
+        }
+        match copy::rows(connection, now.value, rows).await {
+            Ok(()) => Ok(Appended::Now),
+            Err(error) => refused(connection, now, rows, error).await,
+        }
     }
 }
 
 /// The connection of an append. One that is left in the middle of a COPY (its future was dropped, its server went away) has answers under
-/// way that the next user would take for its own: it is closed. So is one that leads to a standby.
+/// way that the next user would take for its own: it is closed. So is one without a definite answer: it may lead to a standby, and the next one to
+/// the server that took over.
 struct Writer {
     connection: PoolConnection<Postgres>,
-    /// Whether nothing is under way.
+    /// Whether nothing is under way, and all is well.
     sound: bool,
 }
 
