@@ -37,12 +37,9 @@ pub fn is_taken(error: &sqlx::Error) -> bool {
     state(error).as_deref() == Some("23505")
 }
 
-/// Whether the session is over, or of no use to a writer: the next connection may lead to another server.
+/// Whether the session is over, and not only a statement.
 pub fn is_session_over(error: &sqlx::Error) -> bool {
-    match told(error) {
-        Some(told) => told.severity() != PgSeverity::Error || told.code() == "25006",
-        None => true,
-    }
+    told(error).is_none_or(|told| told.severity() != PgSeverity::Error)
 }
 
 /// Why the table refuses a row, if that is what the error says: the label of a counter.

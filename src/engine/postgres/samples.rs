@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sqlx::{PgConnection, Row as _};
 
 use self::columns::Columns;
-use super::errors::{copied_row, is_missing_table, is_session_over, is_taken, row_reason, store_error};
+use super::errors::{copied_row, is_missing_table, is_taken, row_reason, store_error};
 use super::{Database, WRITE_LIMIT, history, within};
 use crate::clock::Timestamp;
 use crate::engine::ids::{Instance, Registered, lower_bound};
@@ -98,27 +98,32 @@ impl Samples {
             return Ok(Appended::Now);
         }
         check(rows)?;
-        // Left in the middle of a COPY (the future was dropped, the server went away), the session is closed; so is one that leads to a standby.
+        // Left in the middle of a COPY (the future was dropped, the server went away), the session is closed; so is one without a definite answer: it may
+        // lead to a standby, and the next one to the server that took over.
         let mut session = self.database.alone().await.map_err(store_error)?;
-        let columns = match self.columns_for(&mut session, rows).await {
-            Ok(columns) => columns,
-            Err(e) => {
-                if matches!(e, StoreError::Rejected { .. }) {
-                    session.sound();
-                }
-                return Err(e);
-            }
-        };
-        let appended = match copy::rows(&mut session, columns.value, rows).await {
-            Ok(()) => Ok(Appended::Now),
-            Err(e) if is_session_over(&e) => return Err(store_error(e)),
-            Err(e) => {
-                self.keep_columns(None);
-                refused(&mut session, columns, rows, e).await
-            }
-        };
-        session.sound();
+        let appended = self.append_by(&mut session, rows).await;
+        if matches!(appended, Ok(_) | Err(StoreError::Taken | StoreError::Rejected { .. })) {
+            session.sound();
+        }
         appended
+    }
+
+    async fn append_by(&self, connection: &mut PgConnection, rows: &[Row]) -> Result<Appended, StoreError> {
+        let columns = self.columns_for(connection, rows).await?;
+        let Err(error) = copy::rows(connection, columns.value, rows).await else { return Ok(Appended::Now) };
+        if is_taken(&error) || row_reason(&error).is_none() {
+            return refused(connection, columns, rows, error).await;
+        }
+        // Somebody may have changed a column since it was read, and then this is not the row's fault.
+        self.keep_columns(None);
+        let now = self.columns_for(connection, rows).await?;
+        if now == columns {
+            return refused(connection, columns, rows, error).await;
+        }
+        match copy::rows(connection, now.value, rows).await {
+            Ok(()) => Ok(Appended::Now),
+            Err(error) => refused(connection, now, rows, error).await,
+        }
     }
 }
 

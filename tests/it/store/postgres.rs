@@ -141,12 +141,16 @@ async fn v1_v5_a_decimal_column_rejects_what_overflows_until_it_is_widened() {
     server.sql("ALTER TABLE system_metrics ALTER metric_value TYPE NUMERIC");
     assert_eq!(put(&server, 1e300).await.unwrap(), Appended::Now);
     server.sql("TRUNCATE system_metrics; ALTER TABLE system_metrics ALTER metric_value TYPE NUMERIC(3,1)");
-    // Narrowed behind our back: now it is the server that refuses, and says which row.
+    // Narrowed behind our back: now it is the server that refuses.
     let mut rows = server.rows(100);
     rows.iter_mut().for_each(|row| row.value = 1.0);
     rows[77].value = 99.95;
     assert_eq!(rejected(server.store.append(&rows).await), (77, "overflow"));
     assert!(server.cluster.log_text().contains("numeric field overflow"));
+    // Made an integer behind our back: the text that the old column wanted is refused, and written again as the new one wants it.
+    server.sql("TRUNCATE system_metrics; ALTER TABLE system_metrics ALTER metric_value TYPE INTEGER");
+    assert_eq!(put(&server, 2.5).await.unwrap(), Appended::Now);
+    assert_eq!(server.day().await.0[0].value, 3.0);
 }
 
 /// Our rule is PostgreSQL's rule: whatever it makes of a number in a column, it makes of the row.
