@@ -6,7 +6,6 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 
 use super::plan::{Concurrent, Dialect, Never, Plan, plan};
 use super::{about, inventory};
-use crate::engine::EngineError;
 use crate::engine::postgres::errors::state;
 use crate::engine::postgres::{Database, Writer};
 use crate::engine::schema::apply::{Asked, Failure, Pace, Site};
