@@ -47,7 +47,7 @@ fn a_database_that_cannot_be_had_is_69() {
 fn wrong_usage_and_what_is_not_built_in_is_64() {
     let scratch = tempfile::tempdir().unwrap();
     for (args, word) in [
-        (vec!["run", "--set", "database.url=postgres://user@host/db"], "PostgreSQL"),
+        (vec!["run", "--set", "database.url=mysql://user@host/db"], "must be `sqlite://` and the path of a file"),
         (vec!["run", "--set", "scrape.interval=soon"], "scrape.interval"),
         (vec!["run", "--config", "nowhere.toml"], "nowhere.toml"),
         (vec!["walk"], "walk"),

@@ -21,8 +21,6 @@ const NEWEST: i32 = 17;
 pub struct About {
     /// `server_version_num`: 150004 is 15.4.
     pub version: i32,
-    /// Whether it is a standby.
-    pub recovery: bool,
     /// The role.
     pub role: String,
     /// Where what is made goes; nothing where no schema of the path exists.
@@ -55,7 +53,7 @@ pub struct Rights {
 }
 
 const SERVER: &str = "
-    SELECT current_setting('server_version_num')::int4, pg_is_in_recovery(), current_user::text, current_schema()::text,
+    SELECT current_setting('server_version_num')::int4, current_user::text, current_schema()::text,
         current_setting('search_path'), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)";
 
 const RIGHTS: &str = "
@@ -91,14 +89,14 @@ const TEXTS: &str = "
     JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = d.refobjsubid
     WHERE c.relname LIKE 'sidecar\\_fts\\_%' AND pg_table_is_visible(c.oid) AND am.amname = 'gin' AND i.indnatts = 1 AND i.indpred IS NULL";
 
-type ServerRow = (i32, bool, String, Option<String>, String, bool);
+type ServerRow = (i32, String, Option<String>, String, bool);
 type RightsRow = (String, String, bool, bool, bool, bool, String, bool);
 
 /// Reads them.
 pub async fn read(connection: &mut PgConnection) -> Result<About, sqlx::Error> {
-    let (version, recovery, role, schema, path, may_create): ServerRow =
+    let (version, role, schema, path, may_create): ServerRow =
         sqlx::query_as(SERVER).fetch_one(&mut *connection).await?;
-    let mut about = About { version, recovery, role, schema, path, may_create, ..About::default() };
+    let mut about = About { version, role, schema, path, may_create, ..About::default() };
     if version / 10_000 < OLDEST {
         // What follows might not be understood there.
         return Ok(about);
@@ -160,9 +158,6 @@ impl About {
         }
         plan.warnings.extend(self.lacking_uses().map(|lack| lack.to_string()));
         let mut obstacles = Vec::new();
-        if self.recovery && !plan.steps.is_empty() {
-            obstacles.push(standby());
-        }
         for step in &plan.steps {
             match (&step.action, step.table.as_deref()) {
                 (Action::Own(_), _) | (_, None) => obstacles.extend(self.cannot_make()),
@@ -233,12 +228,6 @@ impl About {
         }
         (!rights.may_create).then(|| self.no_create(&rights.schema))
     }
-}
-
-/// The error of a server that only reads.
-pub fn standby() -> EngineError {
-    EngineError::new("the server is a standby: nothing can be written to it")
-        .hint("name the primary, or all hosts separated by commas, in `database.url`")
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 
 use super::plan::{Concurrent, Dialect, Never, Plan, plan};
 use super::{about, inventory};
-use crate::engine::EngineError;
 use crate::engine::postgres::errors::state;
 use crate::engine::postgres::{Database, Writer};
 use crate::engine::schema::apply::{Asked, Failure, Pace, Site};
@@ -58,17 +57,6 @@ impl Site for Target<'_> {
     async fn begin(&self) -> Result<Writer, Failure> {
         let failed = |e| self.failure("begin", &e);
         let mut transaction = self.database.write().await.map_err(failed)?;
-        let look = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'";
-        let (recovery, read_only) = sqlx::query_as(look).fetch_one(&mut *transaction).await.map_err(failed)?;
-        if recovery {
-            return Err(Failure::Broken(about::standby()));
-        }
-        if read_only {
-            return Err(Failure::Broken(
-                EngineError::new(format!("database `{}` can only be read by this role", self.name()))
-                    .hint("`default_transaction_read_only` is set for the role, the database or the server"),
-            ));
-        }
         execute(&mut transaction, format!("SET LOCAL lock_timeout = '{LOCK_WAIT}'")).await.map_err(failed)?;
         self.lock(&mut transaction, "pg_try_advisory_xact_lock").await?;
         Ok(transaction)
