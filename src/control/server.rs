@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// The socket, while the lock of the state directory is held.
 pub struct Server {
     listener: UnixListener,
+    path: PathBuf,
 }
 
 impl Server {
@@ -45,7 +46,7 @@ impl Server {
         }
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
-        Ok(Self { listener })
+        Ok(Self { listener, path })
     }
 
     /// Answers until `stop`.
@@ -75,6 +76,8 @@ impl Server {
             }
         }
         clients.stop().await;
+        // One that stays says as well that nobody is there; this is for whoever looks into the directory.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

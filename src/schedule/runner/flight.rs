@@ -91,10 +91,12 @@ impl Runner {
         };
         let mut work = std::pin::pin!(caught(job.run(&cx)));
         let cause = tokio::select! {
-            done = &mut work => return self.end_of(flight, done, None),
+            // In this order: a job that has heard already that it should stop does not say why.
+            biased;
             () = stop.cancelled() => (Ended::Cancelled, "the sidecar was shutting down"),
             () = tokio::time::sleep_until(cx.deadline) => (Ended::TimedOut, "it took longer than its timeout"),
             () = self.hold(flight.id, name) => (Ended::Cancelled, "its lease was lost"),
+            done = &mut work => return self.end_of(flight, done, None),
         };
         stop.cancel();
         match tokio::time::timeout(GRACE, work).await {
@@ -163,13 +165,15 @@ impl Runner {
         }
     }
 
-    /// Forgets old runs, and writes down that the clock was right. Both can wait for the next run.
+    /// Forgets old runs, and writes down that the clock was right; nothing of it where that is in doubt. All of it can wait for the next run.
     async fn tidy(&self, name: &str, now: Timestamp) {
+        if self.state().clock.doubt().is_some() {
+            return;
+        }
         let tidied = async {
             while self.0.log.tidy(name, now.before(KEEP), KEEP_RUNS).await? {}
-            if self.state().clock.doubt().is_none()
-                && self.0.log.believed().await?.is_none_or(|then| now.since(then) > BELIEVE_EVERY || then > now)
-            {
+            let believed = self.0.log.believed().await?;
+            if believed.is_none_or(|then| now.since(then) > BELIEVE_EVERY || then > now) {
                 self.0.log.believe(now).await?;
             }
             Ok::<(), StoreError>(())

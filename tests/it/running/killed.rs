@@ -34,7 +34,7 @@ fn a_first_start_killed_at_any_moment_is_made_good_by_the_next() {
     let mut half_way = 0;
     for round in 0..20 {
         let scratch = tempfile::tempdir().unwrap();
-        let mut sidecar = Sidecar::launch(scratch.path(), QUICK, &[]);
+        let mut sidecar = Sidecar::launch::<&str>(scratch.path(), QUICK, &[]);
         // Not a wait for something: the moment of the kill is what the test is about.
         let moment = Duration::from_micros(round * round * 750);
         std::thread::sleep(moment);
