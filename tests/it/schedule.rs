@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_sidecar::clock::Timestamp;
+use atlas_sidecar::clock::{Clock, Timestamp};
 use atlas_sidecar::engine::postgres;
 use atlas_sidecar::engine::sqlite;
 use atlas_sidecar::store::{Expiry, RunLog};
@@ -89,7 +89,7 @@ fn value(page: &str, series: &str) -> Option<f64> {
 /// Variables that give a program a wall clock of its own: the next minute begins in `lead` seconds, and [`set_clock`] moves it on. The file is in
 /// `folder`.
 fn faked(folder: &TempDir, lead: i64) -> Vec<(&'static str, String)> {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+    let now = Clock::system().now().millis() / 1000;
     std::fs::write(folder.path().join("lead"), (60 - now.rem_euclid(60) - lead).to_string()).unwrap();
     set_clock(folder, 0);
     faked_as_before(folder)

@@ -43,6 +43,16 @@ struct Flight {
     began: Instant,
 }
 
+impl Flight {
+    /// What the job said last about how far it is.
+    fn dealt_with(&self) -> u64 {
+        match &*self.reserved.flow.borrow() {
+            Flow::Running(progress) => progress.done,
+            Flow::Over(end) => end.rows,
+        }
+    }
+}
+
 impl Runner {
     /// Lets a claimed run go.
     pub(super) fn fly(&self, reserved: Reserved, id: RunId, slot: Timestamp, reason: Reason) {
@@ -101,9 +111,11 @@ impl Runner {
         stop.cancel();
         match tokio::time::timeout(GRACE, work).await {
             Ok(done) => self.end_of(flight, done, Some(cause)),
-            Err(_) => {
-                self.end(flight, cause.0, Outcome::done(0, format!("{}; it did not stop and was dropped", cause.1)))
-            }
+            Err(_) => self.end(
+                flight,
+                cause.0,
+                Outcome::done(flight.dealt_with(), format!("{}; it did not stop and was dropped", cause.1)),
+            ),
         }
     }
 
@@ -132,16 +144,17 @@ impl Runner {
         done: Result<Result<Outcome, JobError>, String>,
         cause: Option<(Ended, &str)>,
     ) -> End {
+        let unfinished = |words: String| Outcome::done(flight.dealt_with(), words);
         let (ended, outcome) = match (done, cause) {
             (Ok(Ok(outcome)), _) if outcome.skipped => (Ended::Skipped, outcome),
             // Asked to stop, it was done already.
             (Ok(Ok(outcome)), _) => (Ended::Success, outcome),
-            (Ok(Err(JobError::Stopped)), Some((ended, why))) => (ended, Outcome::done(0, why)),
+            (Ok(Err(JobError::Stopped)), Some((ended, why))) => (ended, unfinished(why.to_owned())),
             (Ok(Err(JobError::Failed(why))), Some((Ended::TimedOut, words))) => {
-                (Ended::TimedOut, Outcome::done(0, format!("{words}: {why}")))
+                (Ended::TimedOut, unfinished(format!("{words}: {why}")))
             }
-            (Ok(Err(e)), _) => (Ended::Failed, Outcome::done(0, e.to_string())),
-            (Err(panic), _) => (Ended::Failed, Outcome::done(0, format!("it panicked: {panic}"))),
+            (Ok(Err(e)), _) => (Ended::Failed, unfinished(e.to_string())),
+            (Err(panic), _) => (Ended::Failed, unfinished(format!("it panicked: {panic}"))),
         };
         self.end(flight, ended, outcome)
     }
@@ -157,7 +170,10 @@ impl Runner {
         loop {
             match self.0.log.finish(id, end).await {
                 Ok(true) => return Ok(()),
-                Ok(false) => return Ok(warn!("the run was somebody else's when it ended")),
+                Ok(false) => {
+                    warn!("the run was somebody else's when it ended");
+                    return Ok(());
+                }
                 Err(e) if failures + 1 >= TRIES => return Err(e),
                 Err(_) => failures += 1,
             }
