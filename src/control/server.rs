@@ -85,15 +85,16 @@ impl Server {
 async fn answer(stream: UnixStream, runner: &Runner, stop: &CancellationToken) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
+    let Ok(asked) = tokio::time::timeout(LIMIT, request(read)).await else { return Ok(()) };
+    // Only now: a client that is refused before it has asked sees a broken pipe and no words.
     let ours = rustix::process::geteuid().as_raw();
     if peer != ours && peer != 0 {
         warn!(uid = peer, "somebody else asked at the control socket");
         return send(&mut write, refused("request", "only the sidecar's own user may ask")).await;
     }
-    let ask = match tokio::time::timeout(LIMIT, request(read)).await {
-        Ok(Ok(ask)) => ask,
-        Ok(Err(why)) => return send(&mut write, refused("request", &why)).await,
-        Err(_) => return Ok(()),
+    let ask = match asked {
+        Ok(ask) => ask,
+        Err(why) => return send(&mut write, refused("request", &why)).await,
     };
     match ask {
         Ask::List => {
