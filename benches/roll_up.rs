@@ -112,7 +112,7 @@ async fn measure(file: &Path, rows: i64) -> ([Duration; 4], Duration) {
     let delete = {
         let start = Instant::now();
         let mut tx = database.write().await.unwrap();
-        sqlx::query("DELETE FROM system_metrics WHERE recorded_at < '2099'").execute(&mut *tx).await.unwrap();
+        sqlx::query("DELETE FROM system_metrics WHERE recorded_at < '2099-01-01'").execute(&mut *tx).await.unwrap();
         let took = start.elapsed();
         // What is measured next needs the rows again; a commit is left out on this side.
         tx.rollback().await.unwrap();
