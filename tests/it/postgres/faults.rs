@@ -37,7 +37,7 @@ impl Writing {
         let config = format!(
             "state_directory = \"state\"\n[database]\nurl = \"{url}\"\n[scrape]\ninterval = \"1s\"\n[write]\nbatch_age = \"100ms\"\nrows_per_day = 0\n"
         );
-        let mut sidecar = Sidecar::launch(folder.path(), &config, &[]);
+        let mut sidecar = Sidecar::launch::<&str>(folder.path(), &config, &[]);
         wait_for("readiness", SOON, || {
             assert!(sidecar.child.try_wait().unwrap().is_none(), "ended: {}", sidecar.log_text());
             get(sidecar.address, "/-/ready").filter(|answer| answer.status == 200)

@@ -47,7 +47,7 @@ struct Begun {
     offsets: BTreeSet<i64>,
     limit: i64,
     walk: Walk,
-    /// What is left of a slice that was too large for one transaction, and how wide its parts are.
+    /// What is left of a slice that was too large for one transaction.
     rest: Option<Rest>,
     bad: Vec<i64>,
 }
@@ -56,7 +56,6 @@ struct Begun {
 struct Rest {
     from: i64,
     to: i64,
-    width: i64,
     found: Found,
 }
 
@@ -98,10 +97,7 @@ impl<'a> Prune<'a> {
 
     async fn step_on(&mut self, begun: &mut Begun) -> Result<Option<Done>, sqlx::Error> {
         let (from, to, found, part) = match begun.rest {
-            Some(rest) => {
-                let to = (rest.from + rest.width).min(rest.to);
-                (rest.from, to, rest.found, true)
-            }
+            Some(rest) => (rest.from, rest.to, rest.found, true),
             None => {
                 let mut reader = self.buckets.database.read(SCAN).await?;
                 let Some(found) = begun.walk.next(&mut reader, begun.limit, &begun.bad).await? else {
@@ -117,8 +113,8 @@ impl<'a> Prune<'a> {
         let part = part || !whole;
         let done = self.take(begun, (from, to), found, part).await?;
         begun.rest = match begun.rest {
-            Some(rest) if to < rest.to => Some(Rest { from: to, width: to - from, ..rest }),
-            None if !whole => Some(Rest { from: to, to: from + SLICE, width: to - from, found }),
+            Some(rest) if to < rest.to => Some(Rest { from: to, ..rest }),
+            None if !whole => Some(Rest { from: to, to: from + SLICE, found }),
             Some(_) | None => None,
         };
         // Behind the span that is through; rows of it that stayed are not come back to.
