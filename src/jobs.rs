@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 
+use crate::sample::Desc;
 use crate::schedule::Job;
 use crate::schedule::runner::{Plan, Planned};
 use crate::store::{Expiry, RollUps};
@@ -58,6 +59,11 @@ impl Metrics {
     pub fn new(registry: &Registry) -> Self {
         Self { roll_up: roll_up::Metrics::new(registry).into(), retain: retain::Metrics::new(registry).into() }
     }
+}
+
+/// What the jobs measure of themselves, described.
+pub fn metrics() -> impl Iterator<Item = &'static Desc> {
+    [roll_up::METRICS, retain::METRICS].into_iter().flatten().copied()
 }
 
 /// The jobs with their plans.

@@ -48,7 +48,7 @@ use crate::secret::Secret;
 /// Looking at the target's schema is a matter of milliseconds; this is for a server that hangs.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
-/// What is copied, in the order in which it is told: the seed's tables, and what knows the sidecar's own rows among theirs. The record of migrations is not: each
+/// What is copied, in the order in which it is told: the seed's tables, what knows the sidecar's own rows among theirs, and the roll-ups. The record of migrations is not: each
 /// database has its own.
 pub const TABLES: &[Wanted] = &[
     Wanted::table("content_metadata"),
@@ -60,6 +60,9 @@ pub const TABLES: &[Wanted] = &[
     // Other keys are about this database and its jobs.
     Wanted { name: "sidecar_state", only: Some("substr(key, 1, 9) = 'instance/'") },
     Wanted::table("sidecar_metric_meta"),
+    // What rows that are gone have come to.
+    Wanted::table("sidecar_metrics_series"),
+    Wanted::table("sidecar_metrics_rollup"),
 ];
 
 /// What is asked for.

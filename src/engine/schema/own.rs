@@ -104,7 +104,9 @@ mod tests {
     fn both_engines_have_the_same_columns() {
         let columns = |sql: &str| {
             let words = sql.lines().filter(|l| l.starts_with("    ") && !l.trim_start().starts_with("--"));
-            words.filter_map(|l| l.split_whitespace().next().map(str::to_owned)).collect::<Vec<_>>()
+            let names = words.filter_map(|l| l.split_whitespace().next().map(str::to_owned));
+            // `UNIQUE (…)`, `PRIMARY KEY (…)`: a rule, which the other engine may have as an index.
+            names.filter(|name| name.starts_with(|c: char| c.is_ascii_lowercase())).collect::<Vec<_>>()
         };
         for (one, other) in LISTS[0].iter().zip(LISTS[1]) {
             assert_eq!(columns(one.sql), columns(other.sql), "{}", one.name);

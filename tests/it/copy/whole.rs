@@ -42,6 +42,8 @@ fn a_sidecars_own_database_moves() {
         (here("SELECT count(*) > 200 FROM system_metrics") == "1").then_some(())
     });
     assert_eq!(running.stop(), 0);
+    let rolled_up = sidecar(old.path(), &["--config", "sidecar.toml", "jobs", "run", "metric-rollup"]);
+    assert!(rolled_up.status.success(), "{}", String::from_utf8_lossy(&rolled_up.stderr));
     assert_eq!(names(&old.path().join("data")), ["atlas.db", "state"]);
 
     let new = migrated(&scene);
@@ -50,19 +52,26 @@ fn a_sidecars_own_database_moves() {
     assert!(said.contains("makes way"), "{said}");
     assert_eq!(names(&old.path().join("data")), ["atlas.db", "state"]);
     for (table, columns) in [
-        ("system_metrics", "id, metric_name, tags, {time}"),
+        ("system_metrics", "id, metric_name, {time}, tags"),
         ("api_keys", "id, name, key_hash, permissions, rate_limit_per_hour, is_active"),
         ("sidecar_metric_meta", "name, kind, help"),
-        ("sidecar_state", "key, value"),
+        ("sidecar_metrics_series", "id, name, tags"),
+        ("sidecar_metrics_rollup", "series, step_secs, start_ms, count, first_ms, last_ms"),
     ] {
         let rows = |time: &str, yes: &str| {
-            format!("SELECT {} FROM {table} ORDER BY 1", columns.replace("{time}", time).replace("is_active", yes))
+            format!(
+                "SELECT {} FROM {table} ORDER BY 1, 2, 3",
+                columns.replace("{time}", time).replace("is_active", yes)
+            )
         };
         let there = scene.psql(&rows("to_char(recorded_at, 'YYYY-MM-DD HH24:MI:SS.MS')", "is_active::int"));
         // Ids and keys are plain ASCII without capitals; the database's locale is C.
         assert_eq!(there, here(&rows("recorded_at", "is_active")), "{table}");
         assert!(!there.is_empty());
     }
+    // Other keys of it are about the old database and its jobs.
+    let instances = "SELECT key, value FROM sidecar_state WHERE key LIKE 'instance/%'";
+    assert_eq!(scene.psql(instances), here(instances));
     let values = |text: String| -> Vec<f64> { text.lines().map(|line| line.parse().unwrap()).collect() };
     let there = values(scene.psql("SELECT metric_value::float8 FROM system_metrics ORDER BY id"));
     assert_eq!(there, values(here("SELECT printf('%!.17g', metric_value) FROM system_metrics ORDER BY id")));

@@ -17,12 +17,12 @@ pub struct Buckets<'c>(pub &'c mut PgConnection);
 
 const KNOWN: &str = "
     SELECT place, id FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (name, tags, place)
-    JOIN sidecar_metrics_series s ON s.name = wanted.name AND s.digest = md5(wanted.tags) AND s.tags = wanted.tags ORDER BY place";
+    JOIN sidecar_metrics_series s ON s.name = wanted.name AND md5(s.tags) = md5(wanted.tags) AND s.tags = wanted.tags ORDER BY place";
 
 const MAKE: &str = "
-    INSERT INTO sidecar_metrics_series (name, tags, digest)
-    SELECT name, tags, md5(tags) FROM unnest($1::text[], $2::text[]) AS wanted (name, tags)
-    ON CONFLICT (name, digest) DO NOTHING";
+    INSERT INTO sidecar_metrics_series (name, tags)
+    SELECT name, tags FROM unnest($1::text[], $2::text[]) AS wanted (name, tags)
+    ON CONFLICT (name, md5(tags)) DO NOTHING";
 
 const HELD: &str = "
     SELECT start_ms, series, sealed, count, sum, min, max, first, first_ms, last, last_ms, inside
