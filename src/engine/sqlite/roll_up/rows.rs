@@ -83,7 +83,7 @@ pub async fn names(
     most: u64,
 ) -> Result<Vec<(Names, u64)>, sqlx::Error> {
     let mut ranges = vec![(Names::default(), 0)];
-    let mut add = |row: SqliteRow| {
+    let add = |row: SqliteRow| {
         let count = u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0);
         let (last, rows) = ranges.last_mut().expect("there is one from the start");
         // A name that is no UTF-8 cannot be a border.
