@@ -16,6 +16,8 @@
 //!       /metrics  /-/healthy  /-/ready  /
 //! ```
 //!
+//! Beside that, [`schedule`] runs [`jobs`], which look after what is stored; [`control`] is how commands reach a running sidecar.
+//!
 //! Data enters through [`scrape`] and leaves through [`expose`] and [`store`]. An engine is a bag of parts, chosen once in [`engine`]. The
 //! database is never asked by a request: `/metrics` answers while it is locked, gone, or slow.
 //!
@@ -32,9 +34,9 @@
 //! rank 6  main
 //! rank 5  app, cli
 //! rank 4  config      knows everyone's Settings; nobody imports it but rank 5
-//! rank 3  engine
-//! rank 2  scrape, ingest → expose     (expose may read ingest::latest; otherwise strangers)
-//! rank 1  store                       (ports)
+//! rank 3  jobs        engine          (do not know each other)
+//! rank 2  scrape, ingest → expose, control   (expose may read ingest::latest; otherwise strangers)
+//! rank 1  schedule → store            (framework and ports; the scheduler keeps its runs in the run log)
 //! rank 0  sample clock retry secret task telemetry
 //! ```
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// The socket, while the lock of the state directory is held.
 pub struct Server {
     listener: UnixListener,
+    path: PathBuf,
 }
 
 impl Server {
@@ -45,7 +46,7 @@ impl Server {
         }
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
-        Ok(Self { listener })
+        Ok(Self { listener, path })
     }
 
     /// Answers until `stop`.
@@ -75,6 +76,8 @@ impl Server {
             }
         }
         clients.stop().await;
+        // One that stays says as well that nobody is there; this is for whoever looks into the directory.
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -82,15 +85,16 @@ impl Server {
 async fn answer(stream: UnixStream, runner: &Runner, stop: &CancellationToken) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
+    let Ok(asked) = tokio::time::timeout(LIMIT, request(read)).await else { return Ok(()) };
+    // Only now: a client that is refused before it has asked sees a broken pipe and no words.
     let ours = rustix::process::geteuid().as_raw();
     if peer != ours && peer != 0 {
         warn!(uid = peer, "somebody else asked at the control socket");
         return send(&mut write, refused("request", "only the sidecar's own user may ask")).await;
     }
-    let ask = match tokio::time::timeout(LIMIT, request(read)).await {
-        Ok(Ok(ask)) => ask,
-        Ok(Err(why)) => return send(&mut write, refused("request", &why)).await,
-        Err(_) => return Ok(()),
+    let ask = match asked {
+        Ok(ask) => ask,
+        Err(why) => return send(&mut write, refused("request", &why)).await,
     };
     match ask {
         Ask::List => {

@@ -11,9 +11,12 @@ const RANKS: &[(&str, u8)] = &[
     ("task", 0),
     ("telemetry", 0),
     ("store", 1),
+    ("schedule", 1),
     ("scrape", 2),
     ("ingest", 2),
     ("expose", 2),
+    ("control", 2),
+    ("jobs", 3),
     ("engine", 3),
     ("config", 4),
     ("app", 5),
@@ -21,9 +24,14 @@ const RANKS: &[(&str, u8)] = &[
     ("main", 6),
 ];
 
-/// Rank 0 builds on rank 0: these are the edges inside it.
-const WITHIN: &[(&str, &str)] =
-    &[("sample", "clock"), ("telemetry", "sample"), ("telemetry", "clock"), ("expose", "ingest")];
+/// Edges inside a rank: rank 0 builds on rank 0, and the scheduler on the port to its run log.
+const WITHIN: &[(&str, &str)] = &[
+    ("sample", "clock"),
+    ("telemetry", "sample"),
+    ("telemetry", "clock"),
+    ("expose", "ingest"),
+    ("schedule", "store"),
+];
 
 /// Crates that only these files or folders may name.
 const ONLY_IN: &[(&str, &[&str])] = &[
@@ -32,6 +40,10 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("clap::", &["cli.rs", "cli/"]),
     ("config::Config", &["config.rs", "config/"]),
     ("SystemTime::now", &["clock.rs"]),
+    // A metronome only (S-1 to S-13); and croner 4 beside the croner 3 that it brings.
+    ("tokio_cron_scheduler::", &["schedule/trigger.rs"]),
+    ("croner::", &["schedule/cron.rs"]),
+    ("chrono_tz::", &["schedule/cron.rs"]),
 ];
 
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {

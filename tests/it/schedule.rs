@@ -13,14 +13,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_sidecar::clock::Timestamp;
+use atlas_sidecar::clock::{Clock, Timestamp};
 use atlas_sidecar::engine::postgres;
 use atlas_sidecar::engine::sqlite;
 use atlas_sidecar::store::{Expiry, RunLog};
+use tempfile::TempDir;
 
 use crate::store::{Bench, SCHEMA};
 use crate::support::postgres::{Cluster, ROLE};
-use crate::support::{SIDECAR, run};
+use crate::support::run;
 
 const RUNS_ON_SQLITE: &str = include_str!("../../migrations/sqlite/0003_job_runs.sql");
 const RUNS_ON_POSTGRES: &str = include_str!("../../migrations/postgres/0003_job_runs.sql");
@@ -85,7 +86,38 @@ fn value(page: &str, series: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// The sidecar's binary, for those who start it in their own way.
-fn program() -> &'static str {
-    SIDECAR
+/// Variables that give a program a wall clock of its own: the next minute begins in `lead` seconds, and [`set_clock`] moves it on. The file is in
+/// `folder`.
+fn faked(folder: &TempDir, lead: i64) -> Vec<(&'static str, String)> {
+    let now = Clock::system().now().millis() / 1000;
+    std::fs::write(folder.path().join("lead"), (60 - now.rem_euclid(60) - lead).to_string()).unwrap();
+    set_clock(folder, 0);
+    faked_as_before(folder)
+}
+
+/// The same for another program in `folder`.
+fn faked_as_before(folder: &TempDir) -> Vec<(&'static str, String)> {
+    vec![
+        ("LD_PRELOAD", library()),
+        ("FAKETIME_TIMESTAMP_FILE", folder.path().join("clock").display().to_string()),
+        ("FAKETIME_NO_CACHE", "1".to_owned()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+    ]
+}
+
+/// Sets the clock of [`faked`] so many seconds away from what it would be.
+fn set_clock(folder: &TempDir, seconds: i64) {
+    let lead: i64 = std::fs::read_to_string(folder.path().join("lead")).unwrap().parse().unwrap();
+    // Another file in its place: half a file would be another time.
+    let draft = folder.path().join("clock.tmp");
+    std::fs::write(&draft, format!("{:+}", lead + seconds)).unwrap();
+    std::fs::rename(draft, folder.path().join("clock")).unwrap();
+}
+
+/// libfaketime, in the variety for programs with threads.
+fn library() -> String {
+    let folders =
+        std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path().join("faketime/libfaketimeMT.so.1"));
+    let found = folders.into_iter().find(|path| path.exists());
+    found.expect("libfaketime is installed: the README's test command does it").display().to_string()
 }

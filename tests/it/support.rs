@@ -4,6 +4,7 @@
 pub mod postgres;
 pub mod python;
 
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -112,24 +113,24 @@ impl Sidecar {
 
     /// The same at a given address, as after a restart.
     pub fn start_at(address: SocketAddr, folder: &Path, config: &str) -> Self {
-        let sidecar = Self::launch_at(address, folder, config, &[]);
+        let sidecar = Self::launch_at::<&str>(address, folder, config, &[]);
         sidecar.wait_ready();
         sidecar
     }
 
     /// Starts `run` and does not wait.
-    pub fn launch(folder: &Path, config: &str, environment: &[(&str, &str)]) -> Self {
+    pub fn launch<V: AsRef<OsStr>>(folder: &Path, config: &str, environment: &[(&str, V)]) -> Self {
         Self::launch_at(free_address(), folder, config, environment)
     }
 
-    fn launch_at(address: SocketAddr, folder: &Path, config: &str, environment: &[(&str, &str)]) -> Self {
+    fn launch_at<V: AsRef<OsStr>>(address: SocketAddr, folder: &Path, config: &str, environment: &[(&str, V)]) -> Self {
         let file = folder.join("sidecar.toml");
         std::fs::write(&file, format!("{config}\n[server]\nlisten = \"{address}\"\n")).unwrap();
         let log = folder.join("sidecar.log");
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = Command::new(SIDECAR)
             .args(["--config", file.to_str().unwrap(), "run"])
-            .envs(environment.iter().copied())
+            .envs(environment.iter().map(|(name, value)| (*name, value)))
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(out.try_clone().unwrap())

@@ -50,7 +50,7 @@ const TIDY: &str = "DELETE FROM sidecar_job_runs WHERE id IN (
     SELECT id FROM sidecar_job_runs WHERE job = ?1 AND finished_at IS NOT NULL
         AND (started_at < ?2 OR id <= (SELECT id FROM sidecar_job_runs WHERE job = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?3))
         AND id <> (SELECT max(id) FROM sidecar_job_runs WHERE job = ?1)
-        AND id <> coalesce((SELECT max(id) FROM sidecar_job_runs WHERE job = ?1 AND outcome = 'success'), 0)
+        AND id <> coalesce((SELECT max(id) FROM sidecar_job_runs WHERE job = ?1 AND outcome = 'success' AND reason <> 'dry-run'), 0)
     ORDER BY id LIMIT ?4)";
 
 const STATE: &str = "SELECT value FROM sidecar_state WHERE key = ?";

@@ -43,6 +43,16 @@ struct Flight {
     began: Instant,
 }
 
+impl Flight {
+    /// What the job said last about how far it is.
+    fn dealt_with(&self) -> u64 {
+        match &*self.reserved.flow.borrow() {
+            Flow::Running(progress) => progress.done,
+            Flow::Over(end) => end.rows,
+        }
+    }
+}
+
 impl Runner {
     /// Lets a claimed run go.
     pub(super) fn fly(&self, reserved: Reserved, id: RunId, slot: Timestamp, reason: Reason) {
@@ -91,17 +101,21 @@ impl Runner {
         };
         let mut work = std::pin::pin!(caught(job.run(&cx)));
         let cause = tokio::select! {
-            done = &mut work => return self.end_of(flight, done, None),
+            // In this order: a job that has heard already that it should stop does not say why.
+            biased;
             () = stop.cancelled() => (Ended::Cancelled, "the sidecar was shutting down"),
             () = tokio::time::sleep_until(cx.deadline) => (Ended::TimedOut, "it took longer than its timeout"),
             () = self.hold(flight.id, name) => (Ended::Cancelled, "its lease was lost"),
+            done = &mut work => return self.end_of(flight, done, None),
         };
         stop.cancel();
         match tokio::time::timeout(GRACE, work).await {
             Ok(done) => self.end_of(flight, done, Some(cause)),
-            Err(_) => {
-                self.end(flight, cause.0, Outcome::done(0, format!("{}; it did not stop and was dropped", cause.1)))
-            }
+            Err(_) => self.end(
+                flight,
+                cause.0,
+                Outcome::done(flight.dealt_with(), format!("{}; it did not stop and was dropped", cause.1)),
+            ),
         }
     }
 
@@ -130,16 +144,17 @@ impl Runner {
         done: Result<Result<Outcome, JobError>, String>,
         cause: Option<(Ended, &str)>,
     ) -> End {
+        let unfinished = |words: String| Outcome::done(flight.dealt_with(), words);
         let (ended, outcome) = match (done, cause) {
             (Ok(Ok(outcome)), _) if outcome.skipped => (Ended::Skipped, outcome),
             // Asked to stop, it was done already.
             (Ok(Ok(outcome)), _) => (Ended::Success, outcome),
-            (Ok(Err(JobError::Stopped)), Some((ended, why))) => (ended, Outcome::done(0, why)),
+            (Ok(Err(JobError::Stopped)), Some((ended, why))) => (ended, unfinished(why.to_owned())),
             (Ok(Err(JobError::Failed(why))), Some((Ended::TimedOut, words))) => {
-                (Ended::TimedOut, Outcome::done(0, format!("{words}: {why}")))
+                (Ended::TimedOut, unfinished(format!("{words}: {why}")))
             }
-            (Ok(Err(e)), _) => (Ended::Failed, Outcome::done(0, e.to_string())),
-            (Err(panic), _) => (Ended::Failed, Outcome::done(0, format!("it panicked: {panic}"))),
+            (Ok(Err(e)), _) => (Ended::Failed, unfinished(e.to_string())),
+            (Err(panic), _) => (Ended::Failed, unfinished(format!("it panicked: {panic}"))),
         };
         self.end(flight, ended, outcome)
     }
@@ -155,7 +170,10 @@ impl Runner {
         loop {
             match self.0.log.finish(id, end).await {
                 Ok(true) => return Ok(()),
-                Ok(false) => return Ok(warn!("the run was somebody else's when it ended")),
+                Ok(false) => {
+                    warn!("the run was somebody else's when it ended");
+                    return Ok(());
+                }
                 Err(e) if failures + 1 >= TRIES => return Err(e),
                 Err(_) => failures += 1,
             }
@@ -163,13 +181,15 @@ impl Runner {
         }
     }
 
-    /// Forgets old runs, and writes down that the clock was right. Both can wait for the next run.
+    /// Forgets old runs, and writes down that the clock was right; nothing of it where that is in doubt. All of it can wait for the next run.
     async fn tidy(&self, name: &str, now: Timestamp) {
+        if self.state().clock.doubt().is_some() {
+            return;
+        }
         let tidied = async {
             while self.0.log.tidy(name, now.before(KEEP), KEEP_RUNS).await? {}
-            if self.state().clock.doubt().is_none()
-                && self.0.log.believed().await?.is_none_or(|then| now.since(then) > BELIEVE_EVERY || then > now)
-            {
+            let believed = self.0.log.believed().await?;
+            if believed.is_none_or(|then| now.since(then) > BELIEVE_EVERY || then > now) {
                 self.0.log.believe(now).await?;
             }
             Ok::<(), StoreError>(())

@@ -24,7 +24,7 @@ fn the_next_start_works(folder: &Path, told: &str) {
     let key = folder.join("data/state/admin-key");
     let sum = run("sh", &["-c", &format!("tr -d '\\n' < '{}' | sha256sum | cut -d' ' -f1", key.display())]);
     assert_eq!(sql(&database, "SELECT key_hash FROM api_keys"), sum.trim(), "{told}");
-    assert_eq!(count(&database, RECORDS), 4, "{told}");
+    assert_eq!(count(&database, RECORDS), 5, "{told}");
 }
 
 /// Twenty moments from before the first line of the program to some time after its last step, the closer together the earlier; what each meets
@@ -34,7 +34,7 @@ fn a_first_start_killed_at_any_moment_is_made_good_by_the_next() {
     let mut half_way = 0;
     for round in 0..20 {
         let scratch = tempfile::tempdir().unwrap();
-        let mut sidecar = Sidecar::launch(scratch.path(), QUICK, &[]);
+        let mut sidecar = Sidecar::launch::<&str>(scratch.path(), QUICK, &[]);
         // Not a wait for something: the moment of the kill is what the test is about.
         let moment = Duration::from_micros(round * round * 750);
         std::thread::sleep(moment);

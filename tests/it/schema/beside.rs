@@ -33,7 +33,10 @@ async fn beside_the_application_run_adds_only_its_own_and_says_what_is_missing()
     let schema = "SELECT sql FROM sqlite_schema WHERE tbl_name NOT LIKE 'sidecar%'";
     let before = (scene.dump(&rows), scene.sql(schema));
     let report = run_starts(&scene.settings(), &scene.path("atlas.db"), None).await;
-    assert_eq!(report.files[0].steps, ["create `sidecar_migrations`", "create `sidecar_state`, `sidecar_metric_meta`"]);
+    assert_eq!(
+        report.files[0].steps,
+        ["create `sidecar_migrations`", "create `sidecar_state`, `sidecar_metric_meta`", "create `sidecar_job_runs`"]
+    );
     let pending = report.files[0].pending.join("\n");
     for missing in
         ["create table `webhooks`", "add column `processing_queue`.`worker_id`", "`idx_queue_pending`", "migration 002"]
@@ -42,7 +45,10 @@ async fn beside_the_application_run_adds_only_its_own_and_says_what_is_missing()
     }
     assert_eq!(report.files[0].warnings.len(), 1, "the placeholder");
     assert_eq!((scene.dump(&rows), scene.sql(schema)), before);
-    assert_eq!(scene.sql(TABLES), sorted(&format!("{tables}sidecar_metric_meta\nsidecar_migrations\nsidecar_state\n")));
+    assert_eq!(
+        scene.sql(TABLES),
+        sorted(&format!("{tables}sidecar_job_runs\nsidecar_metric_meta\nsidecar_migrations\nsidecar_state\n"))
+    );
 
     let mut pending = report.files[0].pending.clone();
     let mut migrated = scene.migrate().await.files.remove(0).steps;
@@ -81,7 +87,10 @@ async fn with_metrics_url_the_applications_database_stays_as_it_is() {
     let before = std::fs::read(scene.path("atlas.db")).unwrap();
     let report = run_starts(&settings, &scene.path("atlas.db"), Some(&metrics)).await;
     assert_eq!(std::fs::read(scene.path("atlas.db")).unwrap(), before);
-    assert_eq!(shell(&metrics, TABLES), "sidecar_metric_meta\nsidecar_migrations\nsidecar_state\nsystem_metrics\n");
+    assert_eq!(
+        shell(&metrics, TABLES),
+        "sidecar_job_runs\nsidecar_metric_meta\nsidecar_migrations\nsidecar_state\nsystem_metrics\n"
+    );
     assert!(report.files[0].database.ends_with("metrics.db") && report.files[1].steps.is_empty(), "{report}");
     assert!(run_starts(&settings, &scene.path("atlas.db"), Some(&metrics)).await.unchanged());
 
