@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const HOLD: Duration = Duration::from_millis(60);
 
 /// Where a chore begins, before it has measured anything.
-const FIRST: u64 = 1_000;
+const FIRST: u64 = 2_000;
 const LEAST: u64 = 100;
 /// More would not go faster, and memory is for the guest's host.
 const MOST: u64 = 20_000;
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn slow_transactions_shrink_at_once_and_fast_ones_grow_slowly() {
         let mut pace = Pace::default();
-        pace.learn(1_000, Duration::from_millis(600));
+        pace.learn(2_000, Duration::from_millis(1_200));
         assert_eq!(pace.rows(), 100);
         pace.learn(100, Duration::from_millis(1));
         assert_eq!(pace.rows(), 150);

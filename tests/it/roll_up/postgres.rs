@@ -203,7 +203,7 @@ async fn pg_r16_a_row_that_somebody_has_locked_is_left_to_the_next_run() {
     let mut tx = other.write().await.unwrap();
     sqlx::query("SELECT * FROM system_metrics WHERE id = '000000000007' FOR UPDATE").execute(&mut *tx).await.unwrap();
     assert_eq!(bench.prune(START + HOUR).await.rows, 59);
-    drop(tx);
+    tx.rollback().await.unwrap();
     bench.nothing_is_lost_or_doubled().await;
     assert_eq!(bench.prune(START + HOUR).await.rows, 1);
     bench.is_exact(START + HOUR).await;

@@ -29,7 +29,7 @@ impl<'a> Mirror<'a> {
     pub fn new(buckets: &'a Buckets, since: Timestamp, now: Timestamp) -> Self {
         let since = Width::Hour.floor(since).millis();
         let to = Width::FiveMinutes.floor(now).millis() + SLICE;
-        Self { buckets, since, to, pace: Pace::default(), width: 12 * SLICE, begun: None }
+        Self { buckets, since, to, pace: Pace::default(), width: SLICE, begun: None }
     }
 
     async fn step(&mut self) -> Result<Option<Done>, sqlx::Error> {

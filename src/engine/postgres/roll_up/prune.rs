@@ -17,6 +17,10 @@ const WIDEST: i64 = 288 * SLICE;
 /// The narrowest part of a slice: what comes within less is taken at once.
 const NARROWEST: i64 = 50;
 
+/// The most rows of one transaction: a slice with fewer is never cut, so that each bucket is written once. Nobody waits for us here as SQLite's
+/// writers do.
+const SLICE_MOST: u64 = 20_000;
+
 /// Rows whose tags cannot be read that a run steps over before it gives up.
 const BAD_MOST: usize = 10_000;
 
@@ -83,12 +87,12 @@ impl<'a> Prune<'a> {
         let most = self.pace.rows();
         loop {
             let mut reader = self.buckets.database.read(SCAN).await?;
-            let count = rows::count(&mut reader, (from, to), most + 1).await?;
+            let count = rows::count(&mut reader, (from, to), SLICE_MOST + 1).await?;
             let width = to - from;
             if count > most && width > SLICE {
                 self.width = (self.width / 2 / SLICE).max(1) * SLICE;
                 to = from + (width / 2 / SLICE).max(1) * SLICE;
-            } else if count > most && width > NARROWEST {
+            } else if count > SLICE_MOST && width > NARROWEST {
                 to = from + width / 2;
             } else {
                 if count * 2 < most {

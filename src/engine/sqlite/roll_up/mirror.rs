@@ -59,7 +59,7 @@ struct Begun {
 impl<'a> Mirror<'a> {
     pub fn new(buckets: &'a Buckets, since: Timestamp, now: Timestamp) -> Self {
         let since = Width::Hour.floor(since).millis();
-        Self { buckets, since, now, pace: Pace::default(), width: 12, begun: None, over: false }
+        Self { buckets, since, now, pace: Pace::default(), width: 1, begun: None, over: false }
     }
 
     async fn step(&mut self) -> Result<Option<Done>, sqlx::Error> {

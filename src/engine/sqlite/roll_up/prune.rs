@@ -1,13 +1,13 @@
 //! Moving rows into sealed buckets: the oldest row's five minutes are taken whole, over all series and all forms of time, with as many
-//! neighbours as a transaction may hold, or in parts one after another where even they are too many.
+//! neighbours as a transaction may hold, or some names at a time where even they are too many.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::rows::{self, sound};
+use super::rows::{self, Names, sound};
 use super::spans::spans;
 use super::{Buckets, FIRST_TEXT, Held, SCAN, failed, mirror, tables, text_behind};
 use crate::clock::Timestamp;
@@ -47,20 +47,25 @@ struct Begun {
     offsets: BTreeSet<i64>,
     limit: i64,
     walk: Walk,
-    /// What is left of a slice that was too large for one transaction.
-    rest: Option<Rest>,
+    /// What is left of a span that was too large for one transaction.
+    parts: VecDeque<Part>,
     bad: Vec<i64>,
 }
 
-#[derive(Clone, Copy)]
-struct Rest {
+/// What one transaction takes, if it is not too much.
+#[derive(Clone, Debug)]
+struct Part {
     from: i64,
     to: i64,
+    names: Names,
+    /// How many rows it has, where that is known.
+    rows: Option<u64>,
+    /// The row that led here, whose form may be one that no span finds.
     found: Found,
 }
 
 /// The row that a walk has come to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Found {
     rowid: i64,
     at: i64,
@@ -92,75 +97,85 @@ impl<'a> Prune<'a> {
         // What has not been rolled up is not pruned.
         let limit = state.watermark.map_or(NEVER, |watermark| self.before.min(watermark));
         let limit = Width::Hour.floor(Timestamp::from_millis(limit)).millis();
-        Ok(Begun { counters, offsets, limit, walk: Walk::new(limit), rest: None, bad: Vec::new() })
+        let (walk, parts) = (Walk::new(limit), VecDeque::new());
+        Ok(Begun { counters, offsets, limit, walk, parts, bad: Vec::new() })
     }
 
     async fn step_on(&mut self, begun: &mut Begun) -> Result<Option<Done>, sqlx::Error> {
-        let (from, to, found, part) = match begun.rest {
-            Some(rest) => (rest.from, rest.to, rest.found, true),
-            None => {
-                let mut reader = self.buckets.database.read(SCAN).await?;
+        loop {
+            let mut reader = self.buckets.database.read(SCAN).await?;
+            if begun.parts.is_empty() {
                 let Some(found) = begun.walk.next(&mut reader, begun.limit, &begun.bad).await? else {
                     return Ok(None);
                 };
                 let from = Width::FiveMinutes.floor(Timestamp::from_millis(found.at)).millis();
                 // Up to the next multiple of the width, so that transactions end with the hour where they can.
                 let to = (from - from.rem_euclid(self.width) + self.width).min(begun.limit);
-                (from, to, found, false)
+                begun.parts.push_back(Part { from, to, names: Names::default(), rows: None, found });
             }
-        };
-        let (to, whole) = self.fitting(begun, from, to).await?;
-        let part = part || !whole;
-        let done = self.take(begun, (from, to), found, part).await?;
-        begun.rest = match begun.rest {
-            Some(rest) if to < rest.to => Some(Rest { from: to, ..rest }),
-            None if !whole => Some(Rest { from: to, to: from + SLICE, found }),
-            Some(_) | None => None,
-        };
-        // Behind the span that is through; rows of it that stayed are not come back to.
-        if begun.rest.is_none() {
-            begun.walk.done = (Width::FiveMinutes.floor(Timestamp::from_millis(from)).millis(), to);
-        }
-        Ok(Some(done))
-    }
-
-    /// A span from `from` to at most `to` with no more rows than a transaction may take; false if it is less than a slice.
-    async fn fitting(&mut self, begun: &Begun, from: i64, mut to: i64) -> Result<(i64, bool), sqlx::Error> {
-        let most = self.pace.rows();
-        loop {
-            let spans = spans(from, to, &begun.offsets);
-            let mut reader = self.buckets.database.read(SCAN).await?;
-            let count = rows::count(&mut reader, &spans, (from, to), most + 1).await?;
-            let width = to - from;
-            if count > most && width > SLICE {
-                self.width = (self.width / 2 / SLICE).max(1) * SLICE;
-                to = from + (width / 2 / SLICE).max(1) * SLICE;
-            } else if count > most && width > NARROWEST {
-                to = from + width / 2;
-            } else {
-                if count * 2 < most {
-                    self.width = (self.width * 2).min(WIDEST);
+            let Some(part) = begun.parts.front().cloned() else { continue };
+            let rows = match part.rows {
+                Some(rows) => rows,
+                None => {
+                    let spans = spans(part.from, part.to, &begun.offsets);
+                    rows::about(&mut reader, &spans, self.pace.rows() + 1).await?
                 }
-                return Ok((to, width >= SLICE));
+            };
+            if rows > self.pace.rows() {
+                let smaller = self.smaller(&mut reader, &part, &begun.offsets).await?;
+                if !smaller.is_empty() {
+                    begun.parts.pop_front();
+                    smaller.into_iter().rev().for_each(|part| begun.parts.push_front(part));
+                    continue;
+                }
+            } else if part.to - part.from >= self.width && rows * 2 < self.pace.rows() {
+                self.width = (self.width * 2).min(WIDEST);
             }
+            drop(reader);
+            let done = self.take(begun, &part).await?;
+            begun.parts.pop_front();
+            // Rows of it that stayed are not come back to.
+            let slice = Width::FiveMinutes.floor(Timestamp::from_millis(part.from)).millis();
+            begun.walk.done = (slice, part.to.max(slice + SLICE));
+            return Ok(Some(done));
         }
     }
 
-    /// Moves the rows of the span in one transaction.
-    async fn take(
+    /// `part` in smaller ones: fewer slices (what is cut off is come back to), then some names each, so that every bucket is written once; only a
+    /// name that is too much by itself is cut by time. Nothing where it cannot be smaller.
+    async fn smaller(
         &mut self,
-        begun: &mut Begun,
-        (from, to): (i64, i64),
-        found: Found,
-        part: bool,
-    ) -> Result<Done, sqlx::Error> {
-        let spans = spans(from, to, &begun.offsets);
-        // Its form may be one that the spans do not find.
-        let and = (from..to).contains(&found.at).then_some(found.rowid);
+        reader: &mut SqliteConnection,
+        part: &Part,
+        offsets: &BTreeSet<i64>,
+    ) -> Result<Vec<Part>, sqlx::Error> {
+        let width = part.to - part.from;
+        if width > SLICE {
+            self.width = (self.width / 2 / SLICE).max(1) * SLICE;
+            return Ok(vec![Part { to: part.from + (width / 2 / SLICE).max(1) * SLICE, ..part.clone() }]);
+        }
+        if part.rows.is_none() {
+            let spans = spans(part.from, part.to, offsets);
+            let names = rows::names(reader, &spans, self.pace.rows()).await?;
+            let of = |(names, rows)| Part { names, rows: Some(rows), ..part.clone() };
+            return Ok(names.into_iter().map(of).collect());
+        }
+        if width <= NARROWEST {
+            return Ok(Vec::new());
+        }
+        let (middle, rows) = (part.from + width / 2, part.rows.map(|rows| rows / 2));
+        Ok(vec![Part { to: middle, rows, ..part.clone() }, Part { from: middle, rows, ..part.clone() }])
+    }
+
+    /// Moves the rows of a part in one transaction.
+    async fn take(&mut self, begun: &mut Begun, part: &Part) -> Result<Done, sqlx::Error> {
+        let span = (part.from, part.to);
+        let spans = spans(part.from, part.to, &begun.offsets);
+        let and = (part.from..part.to).contains(&part.found.at).then_some(part.found.rowid);
         let mut bad_rows = 0;
         loop {
             let mut held = Held::begin(&self.buckets.database).await?;
-            let mut rows = rows::take(&mut held.tx, &spans, (from, to), and, &begun.bad).await?;
+            let mut rows = rows::take(&mut held.tx, &spans, span, &part.names, and, &begun.bad).await?;
             if !rows.bad.is_empty() {
                 held.tx.rollback().await?;
                 bad_rows += rows.bad.len() as u64;
@@ -179,8 +194,8 @@ impl<'a> Prune<'a> {
             tables::remember(&mut held.tx, &state).await?;
             let held = held.commit().await?;
             self.pace.learn(rows.intake.rows(), held);
-            // The later parts of a slice are merged into what the first has just sealed: not late.
-            let late_rows = if part { 0 } else { applied.late_rows };
+            // Of a name that is cut by time, the later parts are merged into what the first has just sealed: not late.
+            let late_rows = if part.to - part.from < SLICE { 0 } else { applied.late_rows };
             return Ok(Done { rows: rows.intake.rows(), late_rows, bad_rows, buckets: applied.buckets, held });
         }
     }

@@ -18,7 +18,7 @@ macro_rules! sound {
     };
     (labels) => {
         "(typeof(metric_name) = 'text' AND CASE typeof(tags) WHEN 'null' THEN 1 \
-          WHEN 'text' THEN CASE WHEN octet_length(tags) <= 65536 AND json_valid(tags) THEN json_type(tags) = 'object' ELSE 0 END \
+          WHEN 'text' THEN CASE WHEN octet_length(tags) <= 65536 AND json_valid(tags) THEN ltrim(tags, char(9, 10, 13, 32)) GLOB '{*' ELSE 0 END \
           ELSE 0 END)"
     };
 }
@@ -26,15 +26,13 @@ pub(super) use sound;
 
 /// The rowids of all rows with `?2 <= time < ?3`, found by `?1` (see `spans.rs`).
 macro_rules! in_span {
+    // Some more: what lies in the spans of the index, without reading a time.
+    (about) => {
+        "SELECT m.rowid FROM (SELECT value ->> 0 AS low, value ->> 1 AS high FROM json_each(?1)) span \
+         CROSS JOIN system_metrics m WHERE m.recorded_at >= span.low AND m.recorded_at < span.high"
+    };
     () => {
-        concat!(
-            "SELECT m.rowid FROM (SELECT value ->> 0 AS low, value ->> 1 AS high FROM json_each(?1)) span \
-             CROSS JOIN system_metrics m WHERE m.recorded_at >= span.low AND m.recorded_at < span.high AND ",
-            millis!("m.recorded_at"),
-            " >= ?2 AND ",
-            millis!("m.recorded_at"),
-            " < ?3"
-        )
+        concat!(in_span!(about), " AND ", millis!("m.recorded_at"), " BETWEEN ?2 AND ?3 - 1")
     };
 }
 
@@ -48,11 +46,11 @@ const READ: &str = concat!(
     ")"
 );
 
-/// Deletes the sound rows of a span, and the row `?5` whose time is in it, without those of `?4`.
+/// Deletes the sound rows of a span whose names are from `?6` to before `?7`, and the row `?5` whose time is in it, without those of `?4`.
 const TAKE: &str = concat!(
     "DELETE FROM system_metrics WHERE rowid IN (",
     in_span!(),
-    " UNION ALL SELECT ?5) AND ",
+    " UNION ALL SELECT ?5) AND metric_name >= ?6 AND (?7 IS NULL OR metric_name < ?7) AND ",
     sound!(),
     " AND rowid NOT IN (SELECT value FROM json_each(?4)) RETURNING metric_name, tags, CAST(metric_value AS REAL), ",
     millis!("recorded_at"),
@@ -61,7 +59,55 @@ const TAKE: &str = concat!(
 
 const COUNT: &str = concat!("SELECT count(*) FROM (", in_span!(), " LIMIT ?4)");
 
-/// Whether rows of the span are there.
+/// At most as many as ?2.
+const ABOUT: &str = concat!("SELECT count(*) FROM (", in_span!(about), " LIMIT ?2)");
+
+/// How many rows each name has in a span, or some more.
+const NAMES: &str = concat!(
+    "SELECT metric_name, count(*) FROM system_metrics WHERE rowid IN (",
+    in_span!(about),
+    ") AND typeof(metric_name) = 'text' GROUP BY metric_name ORDER BY metric_name"
+);
+
+/// Names from one to before another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    from: String,
+    to: Option<String>,
+}
+
+/// All names, in ranges with at most `most` rows of the span each where they can be told apart.
+pub async fn names(
+    connection: &mut SqliteConnection,
+    spans: &str,
+    most: u64,
+) -> Result<Vec<(Names, u64)>, sqlx::Error> {
+    let mut ranges = vec![(Names::default(), 0)];
+    let add = |row: SqliteRow| {
+        let count = u64::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0);
+        let (last, rows) = ranges.last_mut().expect("there is one from the start");
+        // A name that is no UTF-8 cannot be a border.
+        match std::str::from_utf8(row.try_get_unchecked(0)?) {
+            Ok(name) if *rows > 0 && *rows + count > most => {
+                last.to = Some(name.to_owned());
+                ranges.push((Names { from: name.to_owned(), to: None }, count));
+            }
+            _ => *rows += count,
+        }
+        Ok(())
+    };
+    sqlx::query(NAMES).bind(spans).try_map(add).fetch_all(connection).await?;
+    Ok(ranges)
+}
+
+/// How many rows the span has, or some more, up to `most`.
+pub async fn about(connection: &mut SqliteConnection, spans: &str, most: u64) -> Result<u64, sqlx::Error> {
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let count: i64 = sqlx::query_scalar(ABOUT).bind(spans).bind(most).fetch_one(connection).await?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// How many rows of the span there are, up to `most`.
 pub async fn count(
     connection: &mut SqliteConnection,
     spans: &str,
@@ -124,6 +170,7 @@ pub async fn take(
     connection: &mut SqliteConnection,
     spans: &str,
     (from, to): (i64, i64),
+    names: &Names,
     and: Option<i64>,
     without: &[i64],
 ) -> Result<Rows, sqlx::Error> {
@@ -134,6 +181,8 @@ pub async fn take(
         .bind(to)
         .bind(Value::from(without).to_string())
         .bind(and)
+        .bind(names.from.as_str())
+        .bind(names.to.as_deref())
         .try_map(|row: SqliteRow| rows.push(&row))
         .fetch_all(connection)
         .await?;
