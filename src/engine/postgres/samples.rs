@@ -21,7 +21,7 @@ use sqlx::{PgConnection, Row as _};
 use tracing::warn;
 
 use self::columns::Columns;
-use super::errors::{copied_row, is_missing_table, is_taken, row_reason, store_error};
+use super::errors::{copied_row, is_missing_table, is_taken, row_reason, said, store_error};
 use super::{Database, WRITE_LIMIT, history, within};
 use crate::clock::Timestamp;
 use crate::engine::ids::{Instance, Registered, lower_bound};
@@ -167,7 +167,7 @@ async fn refused(
     match row {
         Some(row) if row < rows.len() => Err(StoreError::Rejected { row, reason }),
         // Nothing that leaving one out would cure.
-        _ => Err(StoreError::Broken(error.to_string())),
+        _ => Err(StoreError::Broken(said(&error))),
     }
 }
 

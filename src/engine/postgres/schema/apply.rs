@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 use super::plan::{Concurrent, Dialect, Never, Plan, plan};
 use super::{about, inventory};
 use crate::engine::EngineError;
-use crate::engine::postgres::errors::state;
+use crate::engine::postgres::errors::{said, state};
 use crate::engine::postgres::{Database, Writer};
 use crate::engine::schema::apply::{Asked, Failure, Pace, Site};
 use crate::engine::schema::names::shown;
@@ -125,7 +125,7 @@ impl Site for Target<'_> {
         // lock_not_available, deadlock_detected, serialization_failure.
         let busy = matches!(error, sqlx::Error::PoolTimedOut)
             || matches!(state(error).as_deref(), Some("55P03" | "40P01" | "40001"));
-        Failure::sorted(busy, &self.name(), what, error)
+        Failure::sorted(busy, &self.name(), what, &said(error))
     }
 }
 
