@@ -79,7 +79,11 @@ impl Site for Target<'_> {
         let about = about::read(connection).await.map_err(failed)?;
         about.supported().map_err(Failure::Broken)?;
         let inventory = inventory::read(connection).await.map_err(failed)?;
-        plan(&Dialect { about, widen: self.widen }, &inventory, asked).map_err(Failure::Broken)
+        plan(&Dialect { about, widen: self.widen }, &inventory, asked).map_err(|mut error| {
+            // There may be two databases.
+            error.message = format!("database `{}`: {}", self.name(), error.message);
+            Failure::Broken(error)
+        })
     }
 
     async fn glance(&self, asked: Asked<'_>) -> Result<Plan, Failure> {
