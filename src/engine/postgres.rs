@@ -74,11 +74,7 @@ impl Database {
         match database.writer.open().await {
             Ok(()) => Ok(database),
             Err(e) => {
-                // What an error of input and output says in front adds nothing.
-                let why = match &e {
-                    sqlx::Error::Io(why) => why.to_string(),
-                    other => other.to_string(),
-                };
+                let why = errors::said(&e);
                 let error = EngineError::new(format!("cannot connect to `{}`: {why}", database.shown()));
                 // The state of a database that does not exist. `database.create` has no meaning here: who may make one is the server's affair.
                 Err(match why.contains("(3D000)") {

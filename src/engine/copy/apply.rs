@@ -11,6 +11,7 @@ use super::tally::{ColumnTotals, Digest, Tally, Totals};
 use super::wire::Line;
 use super::{CopyError, EngineError, Progress, ROWS_PER_CALL, Step, Watch, target};
 use crate::engine::postgres::Database;
+use crate::engine::postgres::errors::said;
 use crate::engine::schema::names::{quoted, shown};
 
 /// Bytes that are sent at once.
@@ -295,7 +296,7 @@ fn unanswered(shown: &str, e: &sqlx::Error) -> CopyError {
     match target::server(e) {
         Some(_) => target::error("cannot copy to", shown, e),
         None => {
-            let error = EngineError::new(format!("the connection to `{shown}` was lost at the very end: {e}"));
+            let error = EngineError::new(format!("the connection to `{shown}` was lost at the very end: {}", said(e)));
             CopyError::Failed(
                 error.hint("all or nothing was copied; copying again says which: it refuses tables that have rows"),
             )

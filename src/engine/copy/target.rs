@@ -178,7 +178,7 @@ pub fn error(doing: &str, what: &str, e: &sqlx::Error) -> CopyError {
     let Some(server) = server(e) else {
         return match e {
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => {
-                CopyError::Unreachable(error(&format!("the connection to the server is lost: {e}")))
+                CopyError::Unreachable(error(&format!("the connection to the server is lost: {}", errors::said(e))))
             }
             _ => CopyError::Failed(error(&e.to_string())),
         };

@@ -256,11 +256,7 @@ fn words(error: &sqlx::Error) -> String {
         sqlx::Error::Database(e) if e.message().contains("unsupported startup parameter") => {
             format!("{POOLER} (it says: {})", e.message())
         }
-        sqlx::Error::Database(e) => match errors::state(error) {
-            Some(state) => format!("{} ({state})", e.message()),
-            None => e.message().to_owned(),
-        },
-        other => other.to_string(),
+        other => errors::said(other),
     }
 }
 

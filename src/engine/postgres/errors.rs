@@ -70,9 +70,19 @@ pub fn copied_row(error: &sqlx::Error, table: &str) -> Option<usize> {
     })
 }
 
+/// The error's words. Those of sqlx say "at line 3655": a line of the server's own source, which looks like one of the statement; and what it says in
+/// front of an error of input and output adds nothing.
+pub fn said(error: &sqlx::Error) -> String {
+    match (told(error), error) {
+        (Some(told), _) => format!("{} ({})", told.message(), told.code()),
+        (None, sqlx::Error::Io(e)) => e.to_string(),
+        (None, other) => other.to_string(),
+    }
+}
+
 /// The error's words, with what to do about it where that is somebody's to do.
 fn words(error: &sqlx::Error) -> String {
-    let what = error.to_string();
+    let what = said(error);
     match state(error).as_deref() {
         Some("42501") => format!(
             "{what}; the sidecar's role needs SELECT and INSERT on `system_metrics`, and SELECT, INSERT and UPDATE on the `sidecar_` tables"
@@ -106,7 +116,7 @@ pub fn store_error(error: sqlx::Error) -> StoreError {
 
 /// Why a collection gave nothing.
 pub fn collect_error(error: sqlx::Error) -> CollectError {
-    let why = error.to_string();
+    let why = said(&error);
     match state(&error).as_deref() {
         // query_canceled: by `statement_timeout`, mostly
         Some("57014") => CollectError::Timeout,

@@ -15,7 +15,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Column, Executor, PgConnection, Row as _, SqlSafeStr, Statement};
 
 use super::Database;
-use super::errors::collect_error;
+use super::errors::{collect_error, said};
 use crate::engine::Query;
 use crate::engine::queries::{Asked, Cell, LABEL_BYTES, Row, Taking};
 use crate::engine::schema::names::quoted;
@@ -47,9 +47,8 @@ impl Asked for Database {
         Box::pin(async move {
             // In the parentheses in which it will run: what is no SELECT fails here already.
             let sql = format!("SELECT * FROM ({}\n) AS asked", statement::only_reading(&query.sql)?);
-            let mut reader = self.read_for_query(query.timeout).await.map_err(|e| e.to_string())?;
-            let prepared =
-                (&mut *reader).prepare(AssertSqlSafe(sql).into_sql_str()).await.map_err(|e| e.to_string())?;
+            let mut reader = self.read_for_query(query.timeout).await.map_err(|e| said(&e))?;
+            let prepared = (&mut *reader).prepare(AssertSqlSafe(sql).into_sql_str()).await.map_err(|e| said(&e))?;
             Ok(prepared.columns().iter().map(|column| column.name().to_owned()).collect())
         })
     }

@@ -14,12 +14,14 @@ mod copy;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::{PgConnection, Row as _};
+use tracing::warn;
 
 use self::columns::Columns;
-use super::errors::{copied_row, is_missing_table, is_taken, row_reason, store_error};
+use super::errors::{copied_row, is_missing_table, is_taken, row_reason, said, store_error};
 use super::{Database, WRITE_LIMIT, history, within};
 use crate::clock::Timestamp;
 use crate::engine::ids::{Instance, Registered, lower_bound};
@@ -38,12 +40,14 @@ pub struct Samples {
     instance: Instance,
     /// As they were when they were read; read again when a row is refused, because somebody may have widened one.
     columns: Arc<Mutex<Option<Columns>>>,
+    /// Whether the log says that a trigger takes rows: once is enough.
+    trigger_told: Arc<AtomicBool>,
 }
 
 impl Samples {
     /// The samples in `database`; `instance` is who counts as "this instance".
     pub fn new(database: Database, instance: Instance) -> Self {
-        Self { database, instance, columns: Arc::default() }
+        Self { database, instance, columns: Arc::default(), trigger_told: Arc::default() }
     }
 
     /// Makes this instance's rows known as ours, now and after its state directory is lost. One that is known already asks for no right to write.
@@ -110,7 +114,7 @@ impl Samples {
 
     async fn append_by(&self, connection: &mut PgConnection, rows: &[Row]) -> Result<Appended, StoreError> {
         let columns = self.columns_for(connection, rows).await?;
-        let Err(error) = copy::rows(connection, columns.value, rows).await else { return Ok(Appended::Now) };
+        let Err(error) = self.send(connection, columns, rows).await else { return Ok(Appended::Now) };
         if is_taken(&error) || row_reason(&error).is_none() {
             return refused(connection, columns, rows, error).await;
         }
@@ -120,10 +124,24 @@ impl Samples {
         if now == columns {
             return refused(connection, columns, rows, error).await;
         }
-        match copy::rows(connection, now.value, rows).await {
+        match self.send(connection, now, rows).await {
             Ok(()) => Ok(Appended::Now),
             Err(error) => refused(connection, now, rows, error).await,
         }
+    }
+
+    /// What a trigger of the application keeps out of the table, or puts into a partition of the old kind, was the application's to decide: the rows have been
+    /// handed over.
+    async fn send(&self, connection: &mut PgConnection, columns: Columns, rows: &[Row]) -> Result<(), sqlx::Error> {
+        let written = copy::rows(connection, columns.value, rows).await?;
+        let missing = (rows.len() as u64).saturating_sub(written);
+        if missing > 0 && !self.trigger_told.swap(true, Ordering::Relaxed) {
+            warn!(
+                rows = missing,
+                "a trigger on `system_metrics` takes rows instead of the table; they count as written"
+            );
+        }
+        Ok(())
     }
 }
 
@@ -149,7 +167,7 @@ async fn refused(
     match row {
         Some(row) if row < rows.len() => Err(StoreError::Rejected { row, reason }),
         // Nothing that leaving one out would cure.
-        _ => Err(StoreError::Broken(error.to_string())),
+        _ => Err(StoreError::Broken(said(&error))),
     }
 }
 

@@ -23,8 +23,8 @@ use self::apply::Target;
 use super::Database;
 use crate::clock::Clock;
 use crate::engine::schema::apply::{Asked, Site, Work};
-use crate::engine::schema::{self, FileReport, MigrateOptions, Part, Report, Scope, complete, foreseen};
-use crate::engine::{EngineError, Kind, Settings};
+use crate::engine::schema::{self, FileReport, KeySink, MigrateOptions, Part, Report, Scope, complete, foreseen};
+use crate::engine::{Checked, EngineError, Kind, Settings};
 
 /// What the operator asks for: creates and adds what is missing, in both databases where there are two.
 pub async fn migrate(settings: &Settings, options: MigrateOptions, clock: &Clock) -> Result<Report, EngineError> {
@@ -34,7 +34,7 @@ pub async fn migrate(settings: &Settings, options: MigrateOptions, clock: &Clock
         let metrics = Database::open(url, settings.metrics_password.as_ref()).await?;
         bring_up(&metrics, Part::Metrics, settings, &options, clock, &mut report).await?;
     }
-    let part = if samples_url(settings).is_some() { Part::Application } else { Part::Whole };
+    let part = part_of_app(settings);
     let app = Database::open(&settings.url, settings.password.as_ref()).await?;
     bring_up(&app, part, settings, &options, clock, &mut report).await?;
     Ok(report)
@@ -43,6 +43,11 @@ pub async fn migrate(settings: &Settings, options: MigrateOptions, clock: &Clock
 /// `database.metrics_url`, where it is another database.
 pub fn samples_url(settings: &Settings) -> Option<&str> {
     settings.metrics_url.as_deref().filter(|url| !super::Postgres.is_same(url, &settings.url))
+}
+
+/// What of the schema belongs into the application's database.
+pub fn part_of_app(settings: &Settings) -> Part {
+    if samples_url(settings).is_some() { Part::Application } else { Part::Whole }
 }
 
 /// What `run` does at its start with the databases that it has opened. The admin key of an empty database goes to the state directory.
@@ -55,6 +60,33 @@ pub async fn prepare(
     let target = |database| Target { database, widen: settings.widen_metric_value };
     let metrics = metrics.map(target);
     schema::prepare(&target(app), metrics.as_ref(), settings, clock).await
+}
+
+/// What `check` says of a database that `about` describes: what `migrate` would add to it, what would keep `run` from starting, and what it would warn of.
+pub async fn foresee(database: &Database, part: Part, settings: &Settings, about: String) -> Vec<Checked> {
+    let target = Target { database, widen: settings.widen_metric_value };
+    let full_text = part.full_text(settings);
+    let glance = async |scope| {
+        let plan = target.glance(Asked { part, scope, full_text }).await;
+        plan.map_err(|failure| failure.told(&target.name()))
+    };
+    let mut lines = vec![match glance(Scope::All).await {
+        Ok(plan) => {
+            let sink = KeySink::File(settings.state_directory.clone());
+            let mut report = Report::new(true);
+            report.files.push(foreseen(plan, FileReport::new(target.name()), &sink));
+            report.checked(database.shown(), about)
+        }
+        Err(e) => Checked::Look(format!("{about}; what `migrate` would add cannot be told: {}", e.message)),
+    }];
+    match glance(if part == Part::Metrics { Scope::All } else { Scope::Guest }).await {
+        Ok(plan) => {
+            lines.extend(plan.obstacles.into_iter().map(|e| Checked::Bad(EngineError::new(about::in_a_line(e)))));
+            lines.extend(plan.warnings.into_iter().map(Checked::Look));
+        }
+        Err(e) => lines.push(Checked::Bad(EngineError::new(about::in_a_line(e)))),
+    }
+    lines
 }
 
 async fn bring_up(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use super::atlas::{self, Needs, Read, cache, content, keys, queue, webhooks};
+use super::errors::said;
 use super::schema::inventory;
 use super::stats::{About, Objects, Statistics};
 use super::table::{self, Table};
@@ -107,14 +108,16 @@ fn about_the_server(name: &str, databases: Vec<(&'static str, Database)>, settin
 }
 
 async fn look(database: &Database) -> Result<Inventory, EngineError> {
-    let failed = |e: sqlx::Error| EngineError::new(format!("cannot read the schema of `{}`: {e}", database.shown()));
+    let failed =
+        |e: sqlx::Error| EngineError::new(format!("cannot read the schema of `{}`: {}", database.shown(), said(&e)));
     let mut reader = database.read(LOOK_LIMIT).await.map_err(failed)?;
     inventory::read(&mut reader).await.map_err(failed)
 }
 
 /// What the server of `database` says of itself.
 pub(super) async fn about(database: &Database) -> Result<About, EngineError> {
-    let failed = |e: sqlx::Error| EngineError::new(format!("cannot ask `{}` about itself: {e}", database.shown()));
+    let failed =
+        |e: sqlx::Error| EngineError::new(format!("cannot ask `{}` about itself: {}", database.shown(), said(&e)));
     let mut reader = database.read(LOOK_LIMIT).await.map_err(failed)?;
     About::read(&mut reader).await.map_err(failed)
 }

@@ -125,7 +125,7 @@ pub enum Failure {
 
 impl Failure {
     /// The usual sorting of an error of the database `name` in the middle of `what`.
-    pub fn sorted(busy: bool, name: &str, what: &str, error: &sqlx::Error) -> Self {
+    pub fn sorted(busy: bool, name: &str, what: &str, error: &str) -> Self {
         match busy {
             true => Self::Busy(format!("{what}: {error}")),
             false => {

@@ -37,6 +37,44 @@ fn check_tells_version_role_rights_and_tries_each_query() {
     assert!(!said.contains("GRANT"), "{said}");
 }
 
+/// `check` says beforehand what `run` would end with or warn of, with the statement that gives the right, and of which database.
+#[test]
+fn a_role_without_rights_is_told_which_ones_it_lacks() {
+    let cluster = Cluster::start();
+    let (url, metrics) = (cluster.database("app"), cluster.database("metrics"));
+    cluster.psql(
+        "app",
+        "ALTER DATABASE app OWNER TO postgres; CREATE TABLE system_metrics (id VARCHAR(36) PRIMARY KEY, metric_name VARCHAR(255) NOT NULL,
+            metric_value DECIMAL(15,4) NOT NULL, tags JSON, recorded_at TIMESTAMP)",
+    );
+    let scratch = tempfile::tempdir().unwrap();
+    let config = format!("[database]\nurl = \"{url}\"\n");
+    let (code, said) = check(scratch.path(), &config);
+    assert_eq!(code, 69, "{said}");
+    assert!(
+        said.contains("has no right to CREATE in schema `public`; `GRANT CREATE ON SCHEMA \"public\" TO \"atlas\"`"),
+        "{said}"
+    );
+    cluster.psql("app", "GRANT CREATE ON SCHEMA public TO atlas");
+    let (code, said) = check(scratch.path(), &config);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("no right to SELECT, INSERT on `system_metrics`; `GRANT SELECT, INSERT ON"), "{said}");
+    assert!(
+        said.contains("warn  database.url            `system_metrics`.`metric_value` is `numeric(15,4)`"),
+        "{said}"
+    );
+    // Where the samples go elsewhere it is only read.
+    cluster.psql("app", "GRANT SELECT ON system_metrics TO atlas; CREATE TABLE sidecar_migrations (track text)");
+    let (code, said) = check(scratch.path(), &format!("{config}metrics_url = \"{metrics}\"\n"));
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains("/app`: role `atlas` has no right to SELECT on `sidecar_migrations`"), "{said}");
+    let line = said.lines().find(|line| line.contains("database.metrics_url")).unwrap();
+    assert!(line.contains("`migrate --dry-run` names"), "{line}");
+    cluster.psql("app", "DROP TABLE sidecar_migrations");
+    let (code, said) = check(scratch.path(), &format!("{config}metrics_url = \"{metrics}\"\n"));
+    assert!(code == 0 && !said.contains("has no right"), "{said}");
+}
+
 #[test]
 fn a_server_that_is_not_there_is_69() {
     let scratch = tempfile::tempdir().unwrap();

@@ -120,6 +120,26 @@ async fn put(server: &Server, value: f64) -> Result<Appended, StoreError> {
     server.store.append(&rows).await
 }
 
+/// Triggers of the application may leave rows out, or put them elsewhere (partitions of the old kind): that is no error, and nothing to fall over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_trigger_takes_for_itself_counts_as_taken() {
+    let server = Server::with(Server::SCHEMA).await;
+    server.sql(
+        "SET ROLE atlas; CREATE TABLE elsewhere (LIKE system_metrics);
+         CREATE FUNCTION divert() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN IF NEW.metric_value < 0 THEN INSERT INTO elsewhere SELECT NEW.*; RETURN NULL; END IF; RETURN NEW; END';
+         CREATE TRIGGER divert BEFORE INSERT ON system_metrics FOR EACH ROW EXECUTE FUNCTION divert()",
+    );
+    let mut rows = server.rows(10);
+    (rows[3].value, rows[9].value) = (-1.0, -2.0);
+    assert_eq!(server.store.append(&rows).await.unwrap(), Appended::Now);
+    assert_eq!((server.count(), server.sql("SELECT count(*) FROM elsewhere")), (8, "2".to_owned()));
+    let mut all = server.rows(5);
+    all.iter_mut().for_each(|row| row.value = -3.0);
+    assert_eq!(server.store.append(&all).await.unwrap(), Appended::Now);
+    assert_eq!((server.count(), server.sql("SELECT count(*) FROM elsewhere")), (8, "7".to_owned()));
+}
+
 /// V-1, V-5: the specification's own column. What it cannot hold is rejected before it is sent, what it rounds is rounded, and a column that is
 /// widened is seen at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

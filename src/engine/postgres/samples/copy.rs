@@ -16,8 +16,8 @@ const MESSAGE: usize = 64 * 1024;
 /// The longest row that is usual, beyond [`MESSAGE`].
 const ROOM: usize = 4 * 1024;
 
-/// Writes `rows`, all or none.
-pub(super) async fn rows(connection: &mut PgConnection, value: Number, rows: &[Row]) -> Result<(), sqlx::Error> {
+/// Writes `rows`, all or none; gives back how many the table has now. Those that are missing a trigger of the application took for itself (`RETURN NULL`).
+pub(super) async fn rows(connection: &mut PgConnection, value: Number, rows: &[Row]) -> Result<u64, sqlx::Error> {
     let mut copy = connection.copy_in_raw(COPY).await?;
     let mut text = Vec::with_capacity(MESSAGE + ROOM);
     let mut time = Time::default();
@@ -29,9 +29,7 @@ pub(super) async fn rows(connection: &mut PgConnection, value: Number, rows: &[R
         }
     }
     copy.send(text.as_slice()).await?;
-    let written = copy.finish().await?;
-    assert_eq!(written, rows.len() as u64, "a COPY that ends well has written every row");
-    Ok(())
+    copy.finish().await
 }
 
 /// The first of `rows` with which the rows before it are refused, in transactions that are rolled back; nothing if they pass now.
@@ -56,7 +54,7 @@ pub(super) async fn first_refused(
 async fn pass(connection: &mut PgConnection, value: Number, part: &[Row]) -> Result<bool, sqlx::Error> {
     sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
     let tried = match rows(connection, value, part).await {
-        Ok(()) => sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await.map(drop),
+        Ok(_) => sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await.map(drop),
         Err(e) => Err(e),
     };
     match tried {

@@ -9,7 +9,7 @@ use crate::engine::EngineError;
 use crate::engine::schema::inventory::Inventory;
 use crate::engine::schema::names::{quoted, shown, shown_list};
 use crate::engine::schema::plan::Action;
-use crate::engine::schema::seed;
+use crate::engine::schema::{Part, seed};
 
 /// The oldest version whose catalogs and statements are used here (`attgenerated`, `pg_stat_progress_create_index` came with 12; 12 has no more updates).
 const OLDEST: i32 = 13;
@@ -143,7 +143,7 @@ impl About {
     }
 
     /// Adds to `plan` what stands in its way and what does not look right.
-    pub fn judge(&self, inventory: &Inventory, plan: &mut Plan) {
+    pub fn judge(&self, inventory: &Inventory, part: Part, plan: &mut Plan) {
         let major = self.version / 10_000;
         if major > NEWEST {
             plan.warnings.push(format!("the server is PostgreSQL {major}; tested are {OLDEST} to {NEWEST}"));
@@ -156,7 +156,7 @@ impl About {
                 shown(&self.role)
             ));
         }
-        plan.warnings.extend(self.lacking_uses().map(|lack| lack.to_string()));
+        plan.warnings.extend(self.lacking_uses(part).map(in_a_line));
         let mut obstacles = Vec::new();
         for step in &plan.steps {
             match (&step.action, step.table.as_deref()) {
@@ -182,8 +182,11 @@ impl About {
         self.lacks("sidecar_migrations", &[SELECT]).map_or(Ok(()), Err)
     }
 
-    fn lacking_uses(&self) -> impl Iterator<Item = EngineError> {
-        USES.iter().filter_map(|(table, rights)| self.lacks(table, rights))
+    /// Where the samples go elsewhere, the application's database is only read.
+    fn lacking_uses(&self, part: Part) -> impl Iterator<Item = EngineError> {
+        let only_read = part == Part::Application;
+        let used = USES.iter().filter(move |(table, _)| !(only_read && table.starts_with("sidecar_")));
+        used.filter_map(move |(table, rights)| self.lacks(table, if only_read { &[SELECT] } else { rights }))
     }
 
     fn lacks(&self, table: &str, rights: &[usize]) -> Option<EngineError> {
@@ -230,6 +233,14 @@ impl About {
     }
 }
 
+/// An error and what to do about it, as a warning.
+pub fn in_a_line(error: EngineError) -> String {
+    match error.hint {
+        Some(hint) => format!("{}; `{}`", error.message, hint.trim_end_matches(';')),
+        None => error.message,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,7 +254,7 @@ mod tests {
         }
         let warnings = |version| {
             let mut plan = Plan::default();
-            about(version).judge(&Inventory::default(), &mut plan);
+            about(version).judge(&Inventory::default(), Part::Whole, &mut plan);
             plan.warnings
         };
         assert!(warnings(170_002).is_empty() && warnings(180_001)[0].contains("PostgreSQL 18"));

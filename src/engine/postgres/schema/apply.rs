@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres};
 
 use super::plan::{Concurrent, Dialect, Never, Plan, plan};
 use super::{about, inventory};
-use crate::engine::postgres::errors::state;
+use crate::engine::postgres::errors::{said, state};
 use crate::engine::postgres::{Database, Writer};
 use crate::engine::schema::apply::{Asked, Failure, Pace, Site};
 use crate::engine::schema::names::shown;
@@ -67,7 +67,11 @@ impl Site for Target<'_> {
         let about = about::read(connection).await.map_err(failed)?;
         about.supported().map_err(Failure::Broken)?;
         let inventory = inventory::read(connection).await.map_err(failed)?;
-        plan(&Dialect { about, widen: self.widen }, &inventory, asked).map_err(Failure::Broken)
+        plan(&Dialect { about, widen: self.widen }, &inventory, asked).map_err(|mut error| {
+            // There may be two databases.
+            error.message = format!("database `{}`: {}", self.name(), error.message);
+            Failure::Broken(error)
+        })
     }
 
     async fn glance(&self, asked: Asked<'_>) -> Result<Plan, Failure> {
@@ -113,7 +117,7 @@ impl Site for Target<'_> {
         // lock_not_available, deadlock_detected, serialization_failure.
         let busy = matches!(error, sqlx::Error::PoolTimedOut)
             || matches!(state(error).as_deref(), Some("55P03" | "40P01" | "40001"));
-        Failure::sorted(busy, &self.name(), what, error)
+        Failure::sorted(busy, &self.name(), what, &said(error))
     }
 }
 

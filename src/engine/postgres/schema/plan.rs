@@ -29,7 +29,7 @@ pub fn plan(dialect: &Dialect, inventory: &Inventory, asked: Asked<'_>) -> Resul
     dialect.about.supported()?;
     dialect.about.may_read_record()?;
     let mut plan = plan::plan(dialect, inventory, asked.part, asked.scope, asked.full_text)?;
-    dialect.about.judge(inventory, &mut plan);
+    dialect.about.judge(inventory, asked.part, &mut plan);
     Ok(plan)
 }
 

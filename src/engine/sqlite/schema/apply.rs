@@ -89,7 +89,7 @@ impl Site for Database {
     }
 
     fn failure(&self, what: &str, error: &sqlx::Error) -> Failure {
-        Failure::sorted(is_busy(error), &self.name(), what, error)
+        Failure::sorted(is_busy(error), &self.name(), what, &error.to_string())
     }
 }
 
