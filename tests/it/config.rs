@@ -136,6 +136,18 @@ fn uncommented_text() -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// What PostgreSQL tells of itself is a hundred series and a dozen for each table: a day of them all would be more rows than everything else together.
+#[test]
+fn by_default_a_part_of_what_postgresql_tells_is_stored() {
+    let builtin = load("").unwrap().settings.engine.builtin;
+    let all: BTreeSet<&str> = atlas_sidecar::engine::metrics().iter().map(|desc| desc.name).collect();
+    let (pg, ours): (Vec<&str>, Vec<&str>) = all.into_iter().partition(|name| name.starts_with("pg_"));
+    assert!(ours.iter().all(|name| builtin.store.matches(name)), "all of Atlas");
+    let stored = pg.iter().filter(|name| builtin.store.matches(name)).count();
+    assert!((10..25).contains(&stored) && pg.len() > 70, "{stored} of {}", pg.len());
+    assert!(builtin.store.matches("pg_stat_activity_count") && !builtin.store.matches("pg_settings_max_connections"));
+}
+
 fn uncommented_default() -> (tempfile::TempDir, Loaded) {
     let folder = tempfile::tempdir().unwrap();
     for (name, content) in [

@@ -53,8 +53,8 @@ const ROWS: &str = concat!(
     " FROM found GROUP BY no_id, name, tags, value IS NULL, at > $3"
 );
 
-/// The size of the table in bytes and whether an index begins with its time.
-const SHAPE: &str = "SELECT pg_relation_size(a.attrelid), \
+/// The size of the table in bytes, its partitions together, and whether an index begins with its time.
+const SHAPE: &str = "SELECT coalesce((SELECT sum(pg_relation_size(relid))::int8 FROM pg_partition_tree(a.attrelid)), pg_relation_size(a.attrelid)), \
      EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum AND i.indisvalid AND i.indpred IS NULL) \
      FROM pg_catalog.pg_attribute a WHERE a.attrelid = to_regclass('system_metrics') AND a.attname = 'recorded_at'";
 

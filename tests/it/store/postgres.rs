@@ -197,23 +197,40 @@ async fn v1_every_type_of_value_takes_and_rejects_what_the_server_does() {
         ("BIGINT", "numeric::int8"),
     ] {
         server.sql(&format!("TRUNCATE system_metrics; ALTER TABLE system_metrics ALTER metric_value TYPE {kind}"));
-        for _ in 0..60 {
-            let value: f64 = number.new_tree(&mut runner).unwrap().current();
-            if !value.is_finite() {
-                continue;
-            }
-            server.sql("TRUNCATE system_metrics");
-            let theirs = server.cluster.try_psql(NAME, &format!("SELECT '{value:e}'::{cast}::float8"));
-            match (put(&server, value).await, theirs) {
-                (Ok(_), Ok(shown)) => {
-                    let read = server.day().await.0[0].value;
-                    assert_eq!(read, shown.parse::<f64>().unwrap(), "{value:e} in {kind}");
-                    taken += 1;
+        let values: Vec<f64> = std::iter::repeat_with(|| number.new_tree(&mut runner).unwrap().current())
+            .filter(|value: &f64| value.is_finite())
+            .take(60)
+            .collect();
+        // One session for all: what the server makes of each, NULL where it refuses.
+        let list: Vec<String> = values.iter().map(|value| format!("('{value:e}')")).collect();
+        let theirs = server.sql(&format!(
+            "CREATE FUNCTION pg_temp.taken(v text) RETURNS float8 LANGUAGE plpgsql AS
+                'BEGIN RETURN v::{cast}::float8; EXCEPTION WHEN numeric_value_out_of_range THEN RETURN NULL; END';
+             SELECT coalesce(pg_temp.taken(v)::text, 'refused') FROM (VALUES {}) AS list (v)",
+            list.join(", ")
+        ));
+        // What is refused is left out one by one, as the writer does, and the rest is one transaction.
+        let mut rows = server.rows(values.len());
+        let mut ours: Vec<(f64, &str)> = values.iter().copied().zip(theirs.lines()).collect();
+        rows.iter_mut().zip(&ours).for_each(|(row, (value, _))| row.value = *value);
+        loop {
+            match server.store.append(&rows).await {
+                Ok(_) => break,
+                Err(StoreError::Rejected { row, reason: "overflow" }) => {
+                    rows.remove(row);
+                    let (value, theirs) = ours.remove(row);
+                    assert_eq!(theirs, "refused", "{value:e} in {kind}");
+                    refused += 1;
                 }
-                (Err(StoreError::Rejected { row: 0, reason: "overflow" }), Err(_)) => refused += 1,
-                (ours, theirs) => panic!("{value:e} in {kind}: {ours:?}, {theirs:?}"),
+                other => panic!("{kind}: {other:?}"),
             }
         }
+        let read = server.sql("SELECT metric_value::float8 FROM system_metrics ORDER BY id");
+        assert_eq!(read.lines().count(), ours.len());
+        for (read, (value, theirs)) in read.lines().zip(&ours) {
+            assert_eq!(read.parse::<f64>().ok(), theirs.parse().ok(), "{value:e} in {kind}: {theirs}");
+        }
+        taken += ours.len();
     }
     assert!(taken > 100 && refused > 100, "{taken} taken, {refused} refused");
 }
