@@ -9,11 +9,17 @@ const POSTGRES: Spelling = Spelling {
     after_blank,
     after_word,
     advice: &[("TABLE", "write `SELECT * FROM …`"), ("SHOW", "write `SELECT current_setting('…')`")],
+    parameters: b"$",
 };
 
 /// `sql` without the semicolon at its end, if it is one statement that reads.
 pub(super) fn only_reading(sql: &str) -> Result<&str, String> {
     statement::only_reading(sql, &POSTGRES)
+}
+
+/// `sql` without space around it, if it is one condition.
+pub(in crate::engine::postgres) fn only_condition(sql: &str) -> Result<&str, String> {
+    statement::only_condition(sql, &POSTGRES)
 }
 
 /// Behind a text, a name in quotes, or a word; words, because `E` in front of a text changes how it ends, and a `$` in a word begins no text.

@@ -9,11 +9,27 @@ const SQLITE: Spelling = Spelling {
     after_blank,
     after_word,
     advice: &[("PRAGMA", "read it as a function: `SELECT * FROM pragma_page_count`")],
+    parameters: b"?:@$",
 };
 
 /// `sql` without the semicolon at its end, if it is one statement that reads.
 pub(super) fn only_reading(sql: &str) -> Result<&str, String> {
     statement::only_reading(sql, &SQLITE)
+}
+
+/// `sql` without space around it, if it is one condition.
+///
+/// No name in double quotes: where there is no such column, SQLite takes it for a text, and a misspelt `"level" <> 'error'` would hold for every row.
+pub(in crate::engine::sqlite) fn only_condition(sql: &str) -> Result<&str, String> {
+    let sql = statement::only_condition(sql, &SQLITE)?;
+    let (bytes, mut at) = (sql.as_bytes(), after_blank(sql.as_bytes(), 0));
+    while at < bytes.len() {
+        if bytes[at] == b'"' {
+            return Err("a name in double quotes may be taken for a text; write `[name]`".to_owned());
+        }
+        at = after_blank(bytes, after_word(bytes, at)?.unwrap_or(at + 1));
+    }
+    Ok(sql)
 }
 
 /// Behind a text, or a name in one of three kinds of quotes.
