@@ -447,6 +447,7 @@ pub fn metrics() -> Vec<&'static Desc> {
     all.extend(crate::expose::METRICS);
     all.extend(crate::expose::web::METRICS);
     all.extend(jobs_runner::METRICS);
+    all.extend(jobs::prune_logs::METRICS);
     all.extend(engine::metrics());
     all.sort_by_key(|desc| desc.name);
     all

@@ -47,7 +47,8 @@ impl Statements {
             (0..times.len()).map(|at| format!("{} < ?{}", time(at), at + 3)).collect::<Vec<_>>().join(" OR ")
         };
         let read = |at: usize| format!("t{at}");
-        let columns = (0..times.len()).map(|at| format!("{} AS {}", times[at], read(at))).collect::<Vec<_>>().join(", ");
+        let columns =
+            (0..times.len()).map(|at| format!("{} AS {}", times[at], read(at))).collect::<Vec<_>>().join(", ");
         let unread = (0..times.len()).map(|at| format!("{} IS NULL", read(at))).collect::<Vec<_>>().join(" AND ");
         let only = rule.only.as_deref().map(condition).transpose()?.unwrap_or_default();
         let step = format!("FROM {table} NOT INDEXED WHERE rowid > ?1 AND rowid <= ?2");
