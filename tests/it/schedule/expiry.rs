@@ -31,7 +31,7 @@ async fn expired(log: &Arc<dyn RunLog>, expiry: &Arc<dyn Expiry>, now: Timestamp
 }
 
 /// Texts of one instant, as applications write them into SQLite.
-fn forms(time: Timestamp) -> Vec<String> {
+pub(super) fn forms(time: Timestamp) -> Vec<String> {
     let sql = time.to_sql();
     let (day, clock) = sql.split_once(' ').unwrap();
     let east = time.after(Duration::from_secs(2 * 3600)).to_sql();
