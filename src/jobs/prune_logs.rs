@@ -154,9 +154,11 @@ impl LogPruning {
         if let Some(doubt) = cx.clock_doubt() {
             return Ok(Outcome::skipped(doubt));
         }
-        // Read anew below: a table twice is twice the rows.
-        self.metrics.unread.reset();
-        self.metrics.kept.reset();
+        // Counted anew below: several rules may be about one table or directory.
+        if !cx.dry_run() {
+            self.metrics.unread.reset();
+            self.metrics.kept.reset();
+        }
         let mut report = Report::default();
         for rule in tables {
             let swept = self.table(rule, report.rows, cx).await;
@@ -180,7 +182,9 @@ impl LogPruning {
         let Some(swept) = sweep(self.expiry.as_ref(), rule, cx, &mut gone).await? else {
             return Ok(Outcome::skipped(absent(rule)));
         };
-        self.metrics.unread.with_label_values(&[&rule.table]).add(swept.unread as f64);
+        if !cx.dry_run() {
+            self.metrics.unread.with_label_values(&[&rule.table]).add(swept.unread as f64);
+        }
         let verb = if cx.dry_run() { "would be deleted" } else { "deleted" };
         let unread = match swept.unread {
             0 => String::new(),

@@ -224,3 +224,78 @@ fn not_entered(parent: &impl AsFd, name: &OsStr, error: Errno) -> Closed {
 fn failed(path: &Path, error: Errno) -> Closed {
     Closed::Refused(format!("`{}` cannot be opened: {}", path.display(), io::Error::from(error)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn opened() -> (tempfile::TempDir, PathBuf, Directory) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap().join("logs");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("a.log"), "old").unwrap();
+        let directory = Directory::open(&path, &Guarded::default()).unwrap();
+        (folder, path, directory)
+    }
+
+    #[test]
+    fn r21_a_directory_that_is_replaced_meanwhile_is_replaced_for_others() {
+        let (folder, path, directory) = opened();
+        let seen = directory.look("a.log".as_ref()).unwrap();
+        let elsewhere = folder.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("a.log"), "precious").unwrap();
+        fs::rename(&path, folder.path().join("moved")).unwrap();
+        symlink(&elsewhere, &path).unwrap();
+        assert!(directory.unlink(&seen).unwrap());
+        assert!(!folder.path().join("moved/a.log").exists());
+        assert_eq!(fs::read_to_string(elsewhere.join("a.log")).unwrap(), "precious");
+    }
+
+    #[test]
+    fn r21_a_name_that_stands_for_something_else_by_now_stays() {
+        let (_folder, path, directory) = opened();
+        let seen = directory.look("a.log".as_ref()).unwrap();
+        let log = path.join("a.log");
+        // Written to, replaced by another file, by a link, by a directory, given another name; gone.
+        let changes: [&dyn Fn(); 6] = [
+            &|| fs::write(&log, "longer than before").unwrap(),
+            &|| {
+                fs::write(path.join("b"), "old").unwrap();
+                fs::rename(path.join("b"), &log).unwrap();
+            },
+            &|| {
+                fs::remove_file(&log).unwrap();
+                symlink("b.log", &log).unwrap();
+            },
+            &|| {
+                fs::remove_file(&log).unwrap();
+                fs::create_dir(&log).unwrap();
+            },
+            &|| {
+                fs::remove_dir(&log).unwrap();
+                fs::write(&log, "old").unwrap();
+                fs::hard_link(&log, path.join("c")).unwrap();
+            },
+            &|| fs::remove_file(&log).unwrap(),
+        ];
+        for (at, change) in changes.iter().enumerate() {
+            change();
+            let there = log.symlink_metadata().is_ok();
+            assert!(!directory.unlink(&seen).unwrap(), "{at}");
+            assert_eq!(log.symlink_metadata().is_ok(), there, "{at}");
+        }
+    }
+
+    #[test]
+    fn no_name_that_is_taken_is_given() {
+        let (_folder, path, directory) = opened();
+        fs::write(path.join("a.log.gz"), "taken").unwrap();
+        let error = directory.rename("a.log".as_ref(), "a.log.gz".as_ref()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(path.join("a.log.gz")).unwrap(), "taken");
+    }
+}

@@ -120,3 +120,79 @@ fn reason_to_keep(
         () => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::ffi::OsString;
+    use std::fs;
+    use std::os::unix::ffi::OsStringExt;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::jobs::prune_logs::Guarded;
+    use crate::sample::globs::Globs;
+
+    /// The shell's rule, written as it is told.
+    fn means(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern.split_first(), name.split_first()) {
+            (None, None) => true,
+            (Some((b'*', rest)), _) => means(rest, name) || name.split_first().is_some_and(|(_, n)| means(pattern, n)),
+            (Some((b'?', rest)), Some((_, n))) => means(rest, n),
+            (Some((p, rest)), Some((c, n))) => p == c && means(rest, n),
+            _ => false,
+        }
+    }
+
+    fn name() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![4 => Just(b'a'), 4 => Just(b'.'), 2 => Just(b'g'), 2 => Just(b'z'), 1 => Just(b'\n'), 1 => Just(0xff), 1 => Just(b'*')];
+        let stem = proptest::collection::vec(byte, 1..6);
+        (stem, prop_oneof![3 => "", 1 => "\\.gz", 1 => "\\.gz\\.gz"])
+            .prop_map(|(stem, end)| [stem, end.into_bytes()].concat())
+            .prop_filter("no file", |name| name != b"." && name != b"..")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(150))]
+        /// whatever the names and the pattern, nothing goes that the pattern does not mean, and all but the newest that it does.
+        #[test]
+        fn nothing_outside_the_pattern_ever_goes(
+            names in proptest::collection::btree_set(name(), 1..12),
+            pattern in "[a.g*?z]{1,5}",
+            packs: bool,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().canonicalize().unwrap();
+            for name in &names {
+                fs::write(path.join(OsString::from_vec(name.clone())), "x").unwrap();
+            }
+            let hour = Duration::from_secs(3600);
+            let rule = Files {
+                directory: path.clone(),
+                glob: Globs::new([pattern.clone()]),
+                keep: 2 * hour,
+                compress_after: packs.then_some(hour),
+            };
+            let directory = Directory::open(&path, &Guarded::default()).unwrap();
+            let now = directory.look(path.join(OsString::from_vec(names.first().unwrap().clone())).as_os_str()).unwrap();
+            let plan = plan(&directory, &rule, now.modified.after(3 * hour)).unwrap();
+            prop_assert!(plan.pack.is_empty());
+            for seen in &plan.go {
+                prop_assert!(directory.unlink(seen).unwrap());
+            }
+            let meant = |name: &[u8]| {
+                (!name.starts_with(b".") || pattern.starts_with('.')) && means(pattern.as_bytes(), name)
+            };
+            let is_rules = |name: &Vec<u8>| {
+                meant(name) || (packs && name.strip_suffix(b".gz").is_some_and(|stem| !stem.is_empty() && meant(stem)))
+            };
+            let left: BTreeSet<Vec<u8>> =
+                fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_vec()).collect();
+            let (mine, others): (BTreeSet<_>, BTreeSet<_>) = names.into_iter().partition(is_rules);
+            prop_assert!(others.is_subset(&left));
+            let mine_left = mine.intersection(&left).count();
+            prop_assert_eq!(mine_left, usize::from(!mine.is_empty()), "the newest");
+        }
+    }
+}

@@ -169,7 +169,8 @@ async fn postgresql_skips_what_is_missing_and_refuses_what_is_wrong() {
     let on = OnPostgres::new().await;
     let run = async |settings| pruned(&on.log, &on.expiry, settings, at(NOW), false).await.0;
     assert_eq!(run(rule("access_log", None)).await.ended, Ended::Skipped);
-    let made = "SET ROLE atlas; CREATE TABLE access_log (id text, level text); INSERT INTO access_log VALUES ('a', 'x');
+    let made =
+        "SET ROLE atlas; CREATE TABLE access_log (id text, level text); INSERT INTO access_log VALUES ('a', 'x');
         CREATE SEQUENCE s; CREATE TABLE other (n int); INSERT INTO other VALUES (1)";
     on.cluster.psql("one", made);
     assert_eq!(run(rule("access_log", Some("level = 'x'"))).await.ended, Ended::Skipped);

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atlas_sidecar::clock::Timestamp;
 use atlas_sidecar::jobs::prune_logs::{Files, Guarded, Settings};
@@ -73,8 +73,7 @@ impl Logs {
 
     fn kept(&self, page: &str, reason: &str) -> f64 {
         let directory = self.rule.directory.display();
-        let series =
-            format!("atlas_sidecar_retention_files_kept{{directory=\"{directory}\",reason=\"{reason}\"}}");
+        let series = format!("atlas_sidecar_retention_files_kept{{directory=\"{directory}\",reason=\"{reason}\"}}");
         value(page, &series).unwrap_or(0.0)
     }
 }
@@ -92,8 +91,7 @@ struct Holder(Child);
 impl Holder {
     fn of(path: &Path, how: &str) -> Self {
         let script = format!("exec 3{how}\"$0\"; echo ready; exec sleep 600");
-        let mut child =
-            Command::new("sh").arg("-c").arg(script).arg(path).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("sh").arg("-c").arg(script).arg(path).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n");
@@ -377,16 +375,24 @@ fn a_killed_compression_loses_nothing() {
     let (log, packed) = (directory.join("a.log"), directory.join("a.log.gz"));
     fs::write(directory.join("newest.log"), "x").unwrap();
     assert!(command().status().unwrap().success(), "makes the database");
-    let mut outcomes = [0, 0, 0];
-    for round in 0..14u64 {
+    let prepare = || {
         fs::write(&log, &content).unwrap();
         let _ = fs::remove_file(&packed);
-        let old = File::open(&log).unwrap();
-        old.set_modified(fs::metadata(directory.join("newest.log")).unwrap().modified().unwrap() - 2 * DAY).unwrap();
-        drop(old);
+        let newest = fs::metadata(directory.join("newest.log")).unwrap().modified().unwrap();
+        File::open(&log).unwrap().set_modified(newest - 2 * DAY).unwrap();
+    };
+    prepare();
+    let since = Instant::now();
+    assert!(command().status().unwrap().success());
+    let whole = since.elapsed();
+    assert!(!log.exists() && packed.exists());
+    let mut outcomes = [0, 0, 0];
+    for round in 0..14 {
+        prepare();
         let mut child = command().spawn().unwrap();
-        // Spread over what a run takes.
-        std::thread::sleep(Duration::from_millis(40 + 90 * round));
+        // Spread over what a run takes, most of them where it ends.
+        let part = if round < 4 { 0.2 * f64::from(round + 1) } else { 0.85 + 0.02 * f64::from(round - 4) };
+        std::thread::sleep(whole.mul_f64(part));
         let _ = child.kill();
         child.wait().unwrap();
         if log.exists() {
