@@ -12,6 +12,7 @@ use atlas_sidecar::schedule::cron::{CatchUp, Schedule};
 use atlas_sidecar::schedule::runner::{Me, Plan, Planned, Runner};
 use atlas_sidecar::store::{Aged, End, Ended, Expiry, Rule, RunLog};
 use prometheus::{Registry, TextEncoder};
+use tokio::task::JoinSet;
 
 use super::expiry::forms;
 use super::{OnPostgres, OnSqlite, at, value};
@@ -27,6 +28,17 @@ pub(super) async fn pruned(
     now: Timestamp,
     dry_run: bool,
 ) -> (End, String) {
+    pruned_within(log, expiry, settings, now, dry_run, Duration::from_secs(120)).await
+}
+
+pub(super) async fn pruned_within(
+    log: &Arc<dyn RunLog>,
+    expiry: &Arc<dyn Expiry>,
+    settings: Settings,
+    now: Timestamp,
+    dry_run: bool,
+    timeout: Duration,
+) -> (End, String) {
     let me = Me { owner: "me".to_owned(), host: "h".to_owned() };
     // A run that is asked for has its instant to itself.
     static RUNS: AtomicU64 = AtomicU64::new(0);
@@ -36,7 +48,6 @@ pub(super) async fn pruned(
     let metrics = Arc::new(Metrics::new(&registry));
     let job = Arc::new(LogPruning::new(Arc::clone(expiry), settings, metrics));
     let schedule = Schedule::parse("40 * * * *", "UTC").unwrap();
-    let timeout = Duration::from_secs(120);
     runner.set_jobs(vec![Planned { job, plan: Plan { schedule, enabled: true, timeout, catch_up: CatchUp::RunOnce } }]);
     let mut flow = runner.run_now("log-pruning", dry_run).await.unwrap();
     let over = flow.wait_for(|flow| matches!(flow, Flow::Over(_))).await.unwrap().clone();
@@ -208,10 +219,14 @@ async fn r13_an_application_is_kept_out_for_a_quarter_of_a_second_at_most() {
         INSERT INTO access_log SELECT 'row-' || n, '2026-11-10T00:00:00+00:00', '/page/' || (n % 1000) FROM n");
     let (log, expiry) = (Arc::clone(&on.log), Arc::clone(&on.expiry));
     let settings = rule("access_log", Some("path LIKE '/page/%'"));
-    let job = tokio::spawn(async move { pruned(&log, &expiry, settings, at(NOW), false).await.0 });
+    let mut job = JoinSet::new();
+    job.spawn(async move { pruned(&log, &expiry, settings, at(NOW), false).await.0 });
     let application = Database::open(on.bench.file(), false).await.unwrap();
     let (mut longest, mut writes) = (Duration::ZERO, 0);
-    while !job.is_finished() {
+    let end = loop {
+        if let Some(end) = job.try_join_next() {
+            break end.unwrap();
+        }
         let since = Instant::now();
         let mut tx = application.write().await.unwrap();
         longest = longest.max(since.elapsed());
@@ -219,8 +234,7 @@ async fn r13_an_application_is_kept_out_for_a_quarter_of_a_second_at_most() {
         tx.commit().await.unwrap();
         writes += 1;
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let end = job.await.unwrap();
+    };
     assert_eq!((end.ended, end.rows), (Ended::Success, 200_000), "{}", end.words);
     assert!(writes > 10, "{writes}");
     let wal = std::fs::metadata(on.bench.file().with_extension("db-wal")).map_or(0, |about| about.len());

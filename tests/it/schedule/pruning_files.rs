@@ -16,7 +16,7 @@ use atlas_sidecar::store::{End, Ended};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 use tempfile::TempDir;
 
-use super::pruning::{NOW, pruned};
+use super::pruning::{NOW, pruned, pruned_within};
 use super::{OnSqlite, at, program, value};
 use crate::support::run;
 
@@ -351,6 +351,82 @@ async fn a_trap_at_the_temporary_name_catches_nothing() {
     assert!(logs.path("a.log").exists());
 }
 
+/// A file that would take minutes: the timeout reaches it, and nothing is left behind.
+#[tokio::test]
+async fn a_compression_that_is_stopped_stops() {
+    let mut logs = Logs::new("*.log").await;
+    logs.rule.compress_after = Some(DAY);
+    logs.file("newest.log", Duration::ZERO);
+    let path = logs.path("huge.log");
+    // A hole, which takes no space.
+    File::create(&path).unwrap().set_len(64 << 30).unwrap();
+    touch(&path, at(NOW).before(2 * DAY));
+    let settings = Settings { files: vec![logs.rule.clone()], ..Settings::default() };
+    let since = Instant::now();
+    let limit = Duration::from_secs(1);
+    let (end, page) = pruned_within(&logs.on.log, &logs.on.expiry, settings, at(NOW), false, limit).await;
+    // Where the disk has less than 64 GiB, it is not begun.
+    let no_room = logs.kept(&page, "no_space") == 1.0;
+    assert!(end.ended == Ended::TimedOut || no_room, "{:?} {}", end.ended, end.words);
+    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    assert_eq!(logs.names(), ["huge.log", "newest.log"]);
+}
+
+/// As a user who may neither read one directory nor delete in the other: said, and no harm done. Only root can become such a user; others are one.
+#[test]
+fn what_is_not_allowed_is_a_failure_that_says_so() {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().canonicalize().unwrap();
+    let old = |directory: &str| {
+        let path = root.join(directory);
+        fs::create_dir(&path).unwrap();
+        for (name, age) in [("old.log", 30), ("new.log", 1)] {
+            let file = File::create(path.join(name)).unwrap();
+            file.set_modified(fs::metadata("/proc/self").unwrap().modified().unwrap() - age * DAY).unwrap();
+        }
+        path
+    };
+    let (closed, fixed) = (old("closed"), old("fixed"));
+    fs::set_permissions(&closed, Permissions::from_mode(0o311)).unwrap();
+    fs::set_permissions(&fixed, Permissions::from_mode(0o555)).unwrap();
+    let files = [&closed, &fixed]
+        .map(|path| format!("[[retention.files]]\ndirectory = \"{}\"\nglob = \"*.log\"\n", path.display()));
+    let toml = format!(
+        "state_directory = \"{0}/own/state\"\n[database]\nurl = \"sqlite://{0}/own/atlas.db\"\n{1}",
+        root.display(),
+        files.concat()
+    );
+    fs::write(root.join("sidecar.toml"), toml).unwrap();
+    fs::create_dir(root.join("own")).unwrap();
+    for (path, mode) in [(root.join("own"), 0o777), (root.clone(), 0o755), (root.join("sidecar.toml"), 0o644)] {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    // Where the tests live need not be open to others.
+    let copy = root.join("sidecar");
+    fs::copy(program(), &copy).unwrap();
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let mut command = match rustix::process::geteuid().is_root() {
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(nobody).arg(&copy);
+            command
+        }
+        false => Command::new(&copy),
+    };
+    command.args(["--config", "sidecar.toml", "jobs", "run", "log-pruning"]).current_dir(&root);
+    let out = command.output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success(), "{said}");
+    for words in
+        ["/closed`: `", "cannot be opened: Permission denied", "1 failed, first \"old.log\": Permission denied"]
+    {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    fs::set_permissions(&closed, Permissions::from_mode(0o755)).unwrap();
+    assert!(closed.join("old.log").exists() && fixed.join("old.log").exists());
+    fs::set_permissions(&fixed, Permissions::from_mode(0o755)).unwrap();
+}
+
 /// `kill -9` at any instant: the log is there, whole, as it was or compressed.
 #[test]
 fn a_killed_compression_loses_nothing() {
@@ -358,7 +434,7 @@ fn a_killed_compression_loses_nothing() {
     let directory = scratch.path().join("logs");
     fs::create_dir(&directory).unwrap();
     let mut content = Vec::new();
-    for n in 0..400_000u32 {
+    for n in 0..50_000u32 {
         writeln!(content, "{} GET /page/{n} 200", n.wrapping_mul(2_654_435_761)).unwrap();
     }
     let toml = format!(
