@@ -40,8 +40,8 @@ pub(super) async fn pruned_within(
     timeout: Duration,
 ) -> (End, String) {
     let me = Me { owner: "me".to_owned(), host: "h".to_owned() };
-    // A run that is asked for has its instant to itself.
-    static RUNS: AtomicU64 = AtomicU64::new(0);
+    // A run that is asked for has its instant to itself, and none is at a whole second, which are a schedule's.
+    static RUNS: AtomicU64 = AtomicU64::new(1);
     let now = now.after(Duration::from_millis(RUNS.fetch_add(1, Ordering::Relaxed)));
     let registry = Registry::new();
     let runner = Runner::new(Arc::clone(log), me, Clock::by_hand(now), &registry);
