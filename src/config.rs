@@ -10,6 +10,7 @@
 
 mod jobs;
 mod layers;
+mod logs;
 mod problem;
 mod reader;
 mod redacted;

@@ -5,6 +5,7 @@
 
 pub mod atlas;
 pub mod copy;
+pub mod expiry;
 mod history;
 pub mod ids;
 pub mod postgres;
@@ -127,6 +128,14 @@ pub trait Kind: Sync {
     /// `url` without its secrets.
     fn shown(&self, url: &str) -> String {
         redacted_url(url)
+    }
+
+    /// Whether `condition` can stand behind a `WHERE` of ours; the error says what is wrong with it.
+    fn takes_condition(&self, condition: &str) -> Result<(), String>;
+
+    /// The files that are the database at `url`, on this machine.
+    fn files(&self, _url: &str) -> Vec<PathBuf> {
+        Vec::new()
     }
 
     /// What is unwise about `url`, in words.

@@ -3,6 +3,7 @@
 //! A job knows neither when it runs nor who else does; that is the scheduler's.
 
 pub mod expire;
+pub mod prune_logs;
 pub mod retain;
 pub mod roll_up;
 
@@ -18,7 +19,7 @@ use crate::schedule::runner::{Plan, Planned};
 use crate::store::{Expiry, RollUps};
 
 /// All jobs, by name: each has a section `[jobs.NAME]`.
-pub const NAMES: &[&str] = &[expire::CACHE, roll_up::ROLL_UP, retain::RETAIN];
+pub const NAMES: &[&str] = &[expire::CACHE, roll_up::ROLL_UP, retain::RETAIN, prune_logs::PRUNE_LOGS];
 
 /// `[jobs]` and `[retention]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +37,8 @@ pub struct Retention {
     pub cache: Duration,
     /// `system_metrics` and its roll-ups.
     pub metrics: retain::Keep,
+    /// Logs, in tables and in files.
+    pub logs: prune_logs::Settings,
 }
 
 /// What the jobs work with.
@@ -52,23 +55,28 @@ pub struct Parts {
 pub struct Metrics {
     roll_up: Arc<roll_up::Metrics>,
     retain: Arc<retain::Metrics>,
+    prune_logs: Arc<prune_logs::Metrics>,
 }
 
 impl Metrics {
     /// Registers them.
     pub fn new(registry: &Registry) -> Self {
-        Self { roll_up: roll_up::Metrics::new(registry).into(), retain: retain::Metrics::new(registry).into() }
+        Self {
+            roll_up: roll_up::Metrics::new(registry).into(),
+            retain: retain::Metrics::new(registry).into(),
+            prune_logs: prune_logs::Metrics::new(registry).into(),
+        }
     }
 }
 
 /// What the jobs measure of themselves, described.
 pub fn metrics() -> impl Iterator<Item = &'static Desc> {
-    [roll_up::METRICS, retain::METRICS].into_iter().flatten().copied()
+    [roll_up::METRICS, retain::METRICS, prune_logs::METRICS].into_iter().flatten().copied()
 }
 
 /// The jobs with their plans.
 pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
-    let Retention { cache, metrics: keep } = settings.retention;
+    let Retention { cache, metrics: keep, logs } = settings.retention.clone();
     let jobs: Vec<Arc<dyn Job>> = vec![
         Arc::new(expire::CacheExpiry::new(Arc::clone(&parts.expiry), cache)),
         Arc::new(roll_up::MetricRollUp::new(
@@ -77,6 +85,7 @@ pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
             Arc::clone(&parts.metrics.roll_up),
         )),
         Arc::new(retain::MetricRetention::new(parts.roll_ups.clone(), keep, Arc::clone(&parts.metrics.retain))),
+        Arc::new(prune_logs::LogPruning::new(Arc::clone(&parts.expiry), logs, Arc::clone(&parts.metrics.prune_logs))),
     ];
     let with_plan = |job: Arc<dyn Job>| {
         let plan = settings.plans.get(job.name()).cloned().expect("each job has a section");

@@ -488,6 +488,8 @@ pub struct Rule {
     pub table: String,
     /// Its times.
     pub ages: Vec<Aged>,
+    /// A condition in the engine's SQL; rows for which it is not true stay.
+    pub only: Option<String>,
 }
 
 /// How far [`Expiry::expire`] has come; the engine's own number.
@@ -508,10 +510,12 @@ pub struct Step {
 }
 
 /// What a step of an expiry did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expired {
     /// Rows that went, or would go.
     pub rows: u64,
+    /// Rows that no age reaches, because none of their times can be read.
+    pub unread: u64,
     /// Where the next step begins; nothing at the table's end.
     pub next: Option<Cursor>,
     /// How long writers were kept out.
@@ -520,7 +524,8 @@ pub struct Expired {
 
 /// Takes old rows out of any table, in steps that are short transactions of their own.
 pub trait Expiry: Send + Sync {
-    /// Looks at some rows of `rule`'s table and takes out those that are over at `now`. Nothing where the table or a column does not exist.
+    /// Looks at some rows of `rule`'s table and takes out those that are over at `now`. Nothing where the table or the column of an
+    /// age does not exist.
     fn expire<'a>(
         &'a self,
         rule: &'a Rule,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::logs::{self, Around};
 use super::reader::{Section, Show};
 use super::sections::DAY;
 use super::values;
@@ -23,13 +24,14 @@ pub(super) fn word(catch_up: CatchUp) -> &'static str {
 }
 
 /// Both sections; `None` only where a problem was noted.
-pub(super) fn read(mut jobs: Section<'_>, mut retention: Section<'_>) -> Option<Settings> {
+pub(super) fn read(mut jobs: Section<'_>, mut retention: Section<'_>, around: &Around<'_>) -> Option<Settings> {
     let plans: Vec<_> = NAMES.iter().map(|name| Some((*name, plan(jobs.section(name))?))).collect();
     let metrics = metrics(&mut retention);
     let retention = Retention {
         metrics,
         // An entry of a minute is a cache still; ten years are for ever.
         cache: retention.take("cache", values::duration(Duration::from_secs(60)..=3650 * DAY)),
+        logs: logs::read(&mut retention, around),
     };
     let plans = plans.into_iter().collect::<Option<BTreeMap<_, _>>>()?;
     Some(Settings { plans, retention })

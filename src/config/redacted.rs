@@ -11,11 +11,13 @@ use serde_json::{Map, Value, json};
 use super::Settings;
 use super::values::{show_duration, show_size};
 use crate::engine::{Builtin, Query, kind_of};
+use crate::jobs::prune_logs::Files;
 use crate::sample::globs::Globs;
 use crate::schedule::runner::Plan;
 use crate::scrape::host;
 use crate::scrape::http::{Auth, Target};
 use crate::secret::Secret;
+use crate::store::Rule;
 
 /// What stands in the place of a secret.
 const HIDDEN: &str = "<secret>";
@@ -105,6 +107,8 @@ pub fn redacted(settings: &Settings) -> Redacted {
             ("rollup_1h", span(keep.hours)),
         ],
     ));
+    tables.extend(jobs.retention.logs.tables.iter().map(of_rule));
+    tables.extend(jobs.retention.logs.files.iter().map(of_files));
     tables.extend(jobs.plans.iter().map(of_job));
     tables.extend([table(
         "log",
@@ -185,6 +189,24 @@ fn of_query(query: &Query) -> Table {
         ("store", patterns(&query.store)),
     ];
     element("scrape.queries", keys)
+}
+
+fn of_rule(rule: &Rule) -> Table {
+    let mut keys = vec![("table", json!(rule.table))];
+    // A rule of the configuration has one.
+    keys.extend(rule.ages.iter().flat_map(|aged| [("time_column", json!(aged.column)), ("keep", span(aged.keep))]));
+    keys.push(("where", json!(rule.only.as_deref().unwrap_or_default())));
+    element("retention.tables", keys)
+}
+
+fn of_files(files: &Files) -> Table {
+    let keys = vec![
+        ("directory", json!(files.directory)),
+        ("glob", json!(files.glob.patterns().next())),
+        ("keep", span(files.keep)),
+        ("compress_after", json!(files.compress_after.map(show_duration).unwrap_or_default())),
+    ];
+    element("retention.files", keys)
 }
 
 fn of_job((name, plan): (&&str, &Plan)) -> Table {

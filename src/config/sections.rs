@@ -8,6 +8,7 @@ use std::time::Duration;
 use config::Value;
 use tracing::level_filters::LevelFilter;
 
+use super::logs::Around;
 use super::reader::{Refused, Section, Show};
 use super::sources::{self, Pace};
 use super::values::{self, Read};
@@ -29,7 +30,10 @@ pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
     let listen = server.as_ref().map(|s| s.listen);
     let (scrape, builtin, queries) = scraping(root.section("scrape"), listen);
     let write = writing(root.section("write"));
-    let jobs = jobs::read(root.section("jobs"), root.section("retention"));
+    let urls =
+        database.iter().flat_map(|d| std::iter::once(&d.url).chain(&d.metrics_url)).map(String::as_str).collect();
+    let around = Around { urls, state_directory: &state_directory };
+    let jobs = jobs::read(root.section("jobs"), root.section("retention"), &around);
     let log = logging(root.section("log"));
     let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, ..database? };
     Some(Settings { state_directory, engine, server: server?, expose, scrape, write, jobs: jobs?, log: log? })
@@ -128,7 +132,7 @@ fn full_text(mut section: Section<'_>, tables: &mut BTreeMap<String, String>) ->
 }
 
 /// A name that SQL takes as it is: these become part of statements and of the index's own name.
-fn identifier(value: &Value) -> Read<String> {
+pub(super) fn identifier(value: &Value) -> Read<String> {
     let text = values::words(value)?;
     if is_identifier(&text) { Ok(text) } else { Err(IDENTIFIER.to_owned()) }
 }

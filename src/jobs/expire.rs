@@ -40,7 +40,7 @@ impl CacheExpiry {
     pub fn new(expiry: Arc<dyn Expiry>, keep: Duration) -> Self {
         let aged = |column: &str, keep| Aged { column: column.to_owned(), keep };
         let ages = vec![aged("expires_at", Duration::ZERO), aged("created_at", keep)];
-        Self { expiry, rule: Rule { table: "search_cache".to_owned(), ages } }
+        Self { expiry, rule: Rule { table: "search_cache".to_owned(), ages, only: None } }
     }
 
     /// Which rows go.
@@ -60,33 +60,56 @@ impl Job for CacheExpiry {
 }
 
 /// Takes what is over by `rule` out of its table.
-pub async fn expire(expiry: &dyn Expiry, rule: &Rule, cx: &JobContext) -> Result<Outcome, JobError> {
+async fn expire(expiry: &dyn Expiry, rule: &Rule, cx: &JobContext) -> Result<Outcome, JobError> {
     if let Some(doubt) = cx.clock_doubt() {
         return Ok(Outcome::skipped(doubt));
     }
+    let Some(Swept { rows, .. }) = sweep(expiry, rule, cx, &mut |rows| cx.progress(rows, None, "rows")).await? else {
+        return Ok(Outcome::skipped(absent(rule)));
+    };
+    let verb = if cx.dry_run() { "would be deleted" } else { "deleted" };
+    Ok(Outcome::done(rows, format!("{rows} rows of `{}` {verb}", rule.table)))
+}
+
+/// What a sweep through a table came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Swept {
+    /// Rows that went, or would go.
+    pub rows: u64,
+    /// Rows that stay whatever their age, because it cannot be read.
+    pub unread: u64,
+}
+
+/// Goes once through the table of `rule`; nothing where there is none. The clock is believed.
+pub(super) async fn sweep(
+    expiry: &dyn Expiry,
+    rule: &Rule,
+    cx: &JobContext,
+    gone: &mut (dyn FnMut(u64) + Send),
+) -> Result<Option<Swept>, JobError> {
     // One time for all steps: what expires meanwhile is the next run's.
     let now = cx.now();
-    let (mut from, mut limit, mut rows) = (Cursor::default(), FIRST, 0);
+    let (mut from, mut limit, mut swept) = (Cursor::default(), FIRST, Swept::default());
     loop {
         cx.check()?;
         let within = cx.time_left().min(STEP_LIMIT);
         let step = Step { from, limit, within, dry_run: cx.dry_run() };
-        let Some(expired) = patiently(expiry, rule, now, step, cx).await? else {
-            return Ok(Outcome::skipped(format!("there is no `{}` with {}", rule.table, columns(rule))));
-        };
-        rows += expired.rows;
-        cx.progress(rows, None, "rows");
-        match expired.next {
-            Some(next) => from = next,
-            None => break,
-        }
+        let Some(expired) = patiently(expiry, rule, now, step, cx).await? else { return Ok(None) };
+        swept.rows += expired.rows;
+        swept.unread += expired.unread;
+        gone(swept.rows);
+        let Some(next) = expired.next else { return Ok(Some(swept)) };
+        from = next;
         limit = next_limit(limit, expired.held);
         if !expired.held.is_zero() {
             cx.rest(expired.held).await?;
         }
     }
-    let verb = if cx.dry_run() { "would be deleted" } else { "deleted" };
-    Ok(Outcome::done(rows, format!("{rows} rows of `{}` {verb}", rule.table)))
+}
+
+/// Why a rule had nothing to go through.
+pub(super) fn absent(rule: &Rule) -> String {
+    format!("there is no `{}` with {}", rule.table, columns(rule))
 }
 
 /// A step, tried again while somebody else is at the database.

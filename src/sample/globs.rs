@@ -22,7 +22,12 @@ impl Globs {
 
     /// Whether `name` passes.
     pub fn matches(&self, name: &str) -> bool {
-        self.0.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
+        self.matches_bytes(name.as_bytes())
+    }
+
+    /// The same of a name that need not be text, as a file's.
+    pub fn matches_bytes(&self, name: &[u8]) -> bool {
+        self.0.iter().any(|pattern| matches(pattern.as_bytes(), name))
     }
 }
 

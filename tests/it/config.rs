@@ -783,3 +783,14 @@ fn tls(wants_client_certificate: bool) -> Arc<rustls::ServerConfig> {
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     Arc::new(builder.with_single_cert(vec![certificate], key).unwrap())
 }
+
+#[test]
+fn rows_of_the_applications_own_tables_are_no_logs() {
+    let rule = |table: &str| format!("[[retention.tables]]\ntable = \"{table}\"\ntime_column = \"created_at\"\n");
+    let loaded = load(&(rule("Webhooks") + &rule("access_log"))).unwrap_or_else(|e| panic!("{e}"));
+    let words = "`retention.tables[0].table`: `Webhooks` is one of the application's own tables, and no log";
+    assert_eq!(loaded.warnings, [words]);
+    let logs = &loaded.settings.jobs.retention.logs;
+    assert_eq!(logs.tables[1].ages[0].keep, Duration::from_secs(7 * 86_400), "as the reference says");
+    assert_eq!(logs.guarded.files.len(), 4, "a SQLite database and what comes beside it");
+}

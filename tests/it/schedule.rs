@@ -5,6 +5,8 @@ mod commands;
 mod expiry;
 mod log;
 mod processes;
+mod pruning;
+mod pruning_files;
 mod runner;
 mod slots;
 mod steps;

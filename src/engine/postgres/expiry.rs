@@ -1,4 +1,4 @@
-//! Taking old rows out of a table on PostgreSQL: [`Expiry`] as `store.rs` documents it.
+//! Taking old rows out of a table on PostgreSQL: [`Expiry`](crate::store::Expiry) as `store.rs` documents it.
 //!
 //! A step looks at some pages in the order of the file, so that no step begins anew at the table's start, and none needs an index (R-16). First a
 //! reader looks whether anything of the step is over; only then rows are locked, and judged again. A `ctid` is only valid inside a statement;
@@ -10,9 +10,11 @@ use sqlx::AssertSqlSafe;
 
 use super::Database;
 use super::errors::{is_missing_table, state, store_error};
+use super::queries::statement::only_condition;
 use crate::clock::Timestamp;
+use crate::engine::expiry::{Failure, Steps};
 use crate::engine::schema::names::quoted;
-use crate::store::{Cursor, Expired, Expiry, Rule, Step, StoreError};
+use crate::store::{Aged, Cursor, Expired, Rule, Step, StoreError};
 use crate::task::Pending;
 
 /// Rows of a page of 8 KiB, for turning a number of rows into one of pages: rows with a kilobyte each.
@@ -36,27 +38,43 @@ struct Statements {
 
 impl Statements {
     /// Sessions live in UTC, so a `timestamp` without zone is compared as one of UTC (T-3).
-    fn of(rule: &Rule) -> Self {
+    fn of(rule: &Rule) -> Result<Self, String> {
         let table = quoted(&rule.table);
+        let column = |aged: &Aged| format!("{table}.{}", quoted(&aged.column));
         let over: Vec<String> = rule
             .ages
             .iter()
             .enumerate()
-            .map(|(at, aged)| format!("{table}.{} < ${}::timestamptz", quoted(&aged.column), at + 3))
+            .map(|(at, aged)| format!("{} < ${}::timestamptz", column(aged), at + 3))
             .collect();
-        let over = format!(
-            "ctid >= format('(%s,0)', $1::bigint)::tid AND ctid < format('(%s,0)', $2::bigint)::tid AND ({})",
-            over.join(" OR ")
+        let over = over.join(" OR ");
+        let unread: Vec<String> =
+            rule.ages.iter().map(|aged| format!("isfinite({}) IS NOT TRUE", column(aged))).collect();
+        let only = rule.only.as_deref().map(condition).transpose()?.unwrap_or_default();
+        let step = format!(
+            "FROM {table} WHERE ctid >= format('(%s,0)', $1::bigint)::tid AND ctid < format('(%s,0)', $2::bigint)::tid{only}"
         );
-        Self {
+        Ok(Self {
+            // A partition has pages of its own; a step looks at the same numbers in all of them.
             pages: format!(
-                "SELECT pg_relation_size('{}'::regclass) / current_setting('block_size')::bigint",
+                "WITH RECURSIVE parts(part) AS (
+                    SELECT '{}'::regclass::oid UNION SELECT inhrelid FROM pg_inherits JOIN parts ON inhparent = part)
+                SELECT coalesce(max(pg_relation_size(part)), 0) / current_setting('block_size')::bigint FROM parts",
                 table.replace('\'', "''")
             ),
-            count: format!("SELECT count(*) FROM {table} WHERE {over}"),
-            delete: format!("DELETE FROM {table} WHERE {over}"),
-        }
+            count: format!(
+                "SELECT count(*) FILTER (WHERE {over}), count(*) FILTER (WHERE ({over}) IS NOT TRUE AND {}) {step}",
+                unread.join(" AND ")
+            ),
+            delete: format!("DELETE {step} AND ({over})"),
+        })
     }
+}
+
+/// A rule's own condition, behind others.
+fn condition(sql: &str) -> Result<String, String> {
+    // The line break ends a comment at the condition's end.
+    only_condition(sql).map(|sql| format!(" AND ({sql}\n)"))
 }
 
 impl OldRows {
@@ -65,20 +83,26 @@ impl OldRows {
         Self { database }
     }
 
-    async fn step(&self, rule: &Rule, now: Timestamp, step: Step) -> Result<Expired, sqlx::Error> {
-        let statements = Statements::of(rule);
+    async fn run(
+        &self,
+        rule: &Rule,
+        statements: Statements,
+        now: Timestamp,
+        step: Step,
+    ) -> Result<Expired, sqlx::Error> {
         let deadline = Instant::now() + step.within;
         let mut reader = self.database.read(step.within).await?;
         let pages: i64 = sqlx::query_scalar(AssertSqlSafe(statements.pages)).fetch_one(&mut *reader).await?;
         let end = step.from.0 + (i64::from(step.limit) / ROWS_OF_A_PAGE).max(1);
-        let mut count = sqlx::query_scalar(AssertSqlSafe(statements.count)).bind(step.from.0).bind(end);
+        let mut count = sqlx::query_as(AssertSqlSafe(statements.count)).bind(step.from.0).bind(end);
         for aged in &rule.ages {
             count = count.bind(now.before(aged.keep).to_rfc3339());
         }
-        let rows: i64 = count.fetch_one(&mut *reader).await?;
+        let (rows, unread): (i64, i64) = count.fetch_one(&mut *reader).await?;
         drop(reader);
         let next = (end < pages).then_some(Cursor(end));
-        let mut expired = Expired { rows: rows.unsigned_abs(), next, held: Duration::ZERO };
+        let (found, unread) = (rows.unsigned_abs(), unread.unsigned_abs());
+        let mut expired = Expired { rows: found, unread, next, held: Duration::ZERO };
         if rows == 0 || step.dry_run {
             return Ok(expired);
         }
@@ -97,19 +121,15 @@ impl OldRows {
     }
 }
 
-impl Expiry for OldRows {
-    fn expire<'a>(
-        &'a self,
-        rule: &'a Rule,
-        now: Timestamp,
-        step: Step,
-    ) -> Pending<'a, Result<Option<Expired>, StoreError>> {
+impl Steps for OldRows {
+    fn step<'a>(&'a self, rule: &'a Rule, now: Timestamp, step: Step) -> Pending<'a, Result<Expired, Failure>> {
         Box::pin(async move {
-            match self.step(rule, now, step).await {
-                Ok(expired) => Ok(Some(expired)),
-                Err(e) if is_absent(&e) => Ok(None),
-                Err(e) => Err(store_error(e)),
-            }
+            let statements = Statements::of(rule).map_err(|why| Failure::Failed(StoreError::Broken(why)))?;
+            self.run(rule, statements, now, step).await.map_err(|e| match () {
+                () if lacks_ctids(&e) => Failure::Unfit,
+                () if is_absent(&e) => Failure::Absent(e.to_string()),
+                () => Failure::Failed(store_error(e)),
+            })
         })
     }
 }
@@ -118,4 +138,9 @@ impl Expiry for OldRows {
 fn is_absent(error: &sqlx::Error) -> bool {
     // 42703: undefined_column
     is_missing_table(error) || state(error).as_deref() == Some("42703")
+}
+
+/// Whether rows have no place to take them by. The server says so in its own language, but always with the column's name.
+fn lacks_ctids(error: &sqlx::Error) -> bool {
+    state(error).as_deref() == Some("42703") && error.to_string().contains("ctid")
 }

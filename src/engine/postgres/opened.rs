@@ -6,6 +6,7 @@ use prometheus::Registry;
 
 use super::address::Address;
 use super::expiry::OldRows;
+use super::queries::statement::only_condition;
 use super::roll_up::Buckets;
 use super::runs::Runs;
 use super::samples::Samples;
@@ -33,6 +34,10 @@ impl Kind for Postgres {
             Ok(Address { password: Some(_), .. }) => Err("has a password in it; keep one of them"),
             _ => Ok(()),
         }
+    }
+
+    fn takes_condition(&self, condition: &str) -> Result<(), String> {
+        only_condition(condition).map(drop)
     }
 
     fn is_same(&self, a: &str, b: &str) -> bool {

@@ -7,7 +7,7 @@
 //! - A function may do what no transaction undoes, if the role may call it: `pg_terminate_backend`, `dblink`. What an ordinary role can do comes to nothing:
 //!   `pg_sleep` meets the timeout, the rollback undoes `set_config`, and locks of the session are given back.
 
-mod statement;
+pub(super) mod statement;
 
 use std::borrow::Cow;
 

@@ -11,6 +11,8 @@ pub struct Spelling {
     pub after_word: fn(&[u8], usize) -> Result<Option<usize>, String>,
     /// First words that are refused with a word on what to do instead.
     pub advice: &'static [(&'static str, &'static str)],
+    /// Bytes that begin a parameter where code stands.
+    pub parameters: &'static [u8],
 }
 
 /// `sql` without the semicolon at its end, if it is one statement that begins with SELECT, WITH or VALUES.
@@ -30,6 +32,34 @@ pub fn only_reading<'s>(sql: &'s str, spelling: &Spelling) -> Result<&'s str, St
         "" => Err("no statement".to_owned()),
         other => Err(format!("a statement that begins with {other} is not allowed, only SELECT, WITH and VALUES")),
     }
+}
+
+/// `sql` without space around it, if it is one condition that can stand in a pair of parentheses: it ends neither them nor the statement, leaves
+/// nothing open, and has no parameters, which would be ours.
+///
+/// That it only reads is seen to by where it is used: it is asked on a connection that cannot write before rows go by it.
+pub fn only_condition<'s>(sql: &'s str, spelling: &Spelling) -> Result<&'s str, String> {
+    let sql = sql.trim();
+    // With an end of ours behind it: whatever is open would swallow it.
+    let ended = format!("{sql}\n;");
+    match first_statement(ended.as_bytes(), spelling)? {
+        (end, _) if end + 1 < ended.len() => return Err("more than a condition".to_owned()),
+        (end, _) if end == ended.len() => return Err("a comment is not closed".to_owned()),
+        _ => {}
+    }
+    let (bytes, mut at) = (sql.as_bytes(), (spelling.after_blank)(sql.as_bytes(), 0));
+    if at >= bytes.len() {
+        return Err("no condition".to_owned());
+    }
+    while at < bytes.len() {
+        at = match (spelling.after_word)(bytes, at)? {
+            Some(next) => next,
+            None if spelling.parameters.contains(&bytes[at]) => return Err("parameters are not allowed".to_owned()),
+            None => at + 1,
+        };
+        at = (spelling.after_blank)(bytes, at);
+    }
+    Ok(sql)
 }
 
 /// Where the first statement ends, and where what follows its semicolon begins. Parentheses must be even in it: it is run inside

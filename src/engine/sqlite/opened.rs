@@ -1,6 +1,6 @@
 //! The databases of a configuration, opened, and the parts made of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use prometheus::Registry;
 use rustix::fs::{Access, access};
 
 use super::expiry::OldRows;
+use super::queries::statement::only_condition;
 use super::roll_up::Buckets;
 use super::runs::Runs;
 use super::samples::Samples;
@@ -40,6 +41,23 @@ impl Kind for Sqlite {
 
     fn takes_password(&self, _url: &str) -> Result<(), &'static str> {
         Err("is a file, which has no password")
+    }
+
+    fn takes_condition(&self, condition: &str) -> Result<(), String> {
+        only_condition(condition).map(drop)
+    }
+
+    /// With those that come and go beside it (<https://www.sqlite.org/tempfiles.html>).
+    fn files(&self, url: &str) -> Vec<PathBuf> {
+        let Ok(path) = path_of(url) else { return Vec::new() };
+        // They lie beside the file that a link leads to.
+        let path = path.canonicalize().unwrap_or(path);
+        let beside = |end: &&str| {
+            let mut path = path.clone().into_os_string();
+            path.push(end);
+            PathBuf::from(path)
+        };
+        ["", "-wal", "-shm", "-journal"].iter().map(beside).collect()
     }
 
     /// Links are followed where the file exists.

@@ -1,7 +1,7 @@
 //! `[[scrape.queries]]` on SQLite: the connection is opened read-only, with `query_only` on top, and runs under a deadline that interrupts the statement
 //! itself.
 
-mod statement;
+pub(super) mod statement;
 
 use std::borrow::Cow;
 

@@ -1,6 +1,7 @@
 //! `cache-expiry` on both engines: which rows go (R-12, T-1, T-2), which stay, and that nobody is kept out for long.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use atlas_sidecar::clock::{Clock, Timestamp};
@@ -18,6 +19,9 @@ const NOW: &str = "2026-11-22T19:00:00Z";
 
 /// Runs the job once, by hand.
 async fn expired(log: &Arc<dyn RunLog>, expiry: &Arc<dyn Expiry>, now: Timestamp, dry_run: bool) -> End {
+    // A run that is asked for has its instant to itself, and none is at a whole second, which are a schedule's.
+    static RUNS: AtomicU64 = AtomicU64::new(1);
+    let now = now.after(Duration::from_millis(RUNS.fetch_add(1, Ordering::Relaxed)));
     let me = Me { owner: "me".to_owned(), host: "h".to_owned() };
     let runner = Runner::new(Arc::clone(log), me, Clock::by_hand(now), &Registry::new());
     let job = Arc::new(CacheExpiry::new(Arc::clone(expiry), Duration::from_secs(24 * 3600)));
@@ -31,7 +35,7 @@ async fn expired(log: &Arc<dyn RunLog>, expiry: &Arc<dyn Expiry>, now: Timestamp
 }
 
 /// Texts of one instant, as applications write them into SQLite.
-fn forms(time: Timestamp) -> Vec<String> {
+pub(super) fn forms(time: Timestamp) -> Vec<String> {
     let sql = time.to_sql();
     let (day, clock) = sql.split_once(' ').unwrap();
     let east = time.after(Duration::from_secs(2 * 3600)).to_sql();

@@ -9,11 +9,17 @@ const POSTGRES: Spelling = Spelling {
     after_blank,
     after_word,
     advice: &[("TABLE", "write `SELECT * FROM …`"), ("SHOW", "write `SELECT current_setting('…')`")],
+    parameters: b"$",
 };
 
 /// `sql` without the semicolon at its end, if it is one statement that reads.
 pub(super) fn only_reading(sql: &str) -> Result<&str, String> {
     statement::only_reading(sql, &POSTGRES)
+}
+
+/// `sql` without space around it, if it is one condition.
+pub(in crate::engine::postgres) fn only_condition(sql: &str) -> Result<&str, String> {
+    statement::only_condition(sql, &POSTGRES)
 }
 
 /// Behind a text, a name in quotes, or a word; words, because `E` in front of a text changes how it ends, and a `$` in a word begins no text.
@@ -134,6 +140,17 @@ mod tests {
         fn no_text_is_too_odd(sql in "(?s)(SELECT|;|--|/\\*|\\*/|[eE]'|\\$a?\\$|[\\\\'\"`()]|\n|.){0,20}") {
             let _ = only_reading(&sql);
         }
+
+        /// What passes as a condition stays inside of its pair of parentheses, and leaves what follows as it is.
+        #[test]
+        fn e7_a_condition_is_one_in_its_parentheses(sql in "(?s)(a|=|AND|;|--|/\\*|\\*/|[eE]'|\\$a?\\$|[\\\\'\"`()]|\n|\r|.){0,14}") {
+            if let Ok(condition) = only_condition(&sql) {
+                let whole = format!("SELECT (({condition}\n) AND 'x' = 'y');");
+                proptest::prop_assert_eq!(only_reading(&whole), Ok(&whole[..whole.len() - 1]));
+                let cut = format!("SELECT 1 WHERE ({condition}\n;");
+                proptest::prop_assert!(only_reading(&cut).is_err());
+            }
+        }
     }
 
     #[test]
@@ -168,6 +185,21 @@ mod tests {
             "é",
         ] {
             assert!(only_reading(sql).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn e7_conditions_pass_and_what_is_more_or_less_does_not() {
+        for sql in [
+            "a = 1",
+            " a <> E'\\';)' -- b ",
+            "(\"a;\" = 1) OR c IN (SELECT d FROM e)",
+            "a::text ? 'b' AND $x$ ) $x$ = d",
+        ] {
+            assert_eq!(only_condition(sql), Ok(sql.trim()), "{sql}");
+        }
+        for sql in ["", "--", "a = 1;", "a) OR (b", "(a", "a = 'x", "a /* /* */", "a = $1", "a = $$ x"] {
+            assert!(only_condition(sql).is_err(), "{sql}");
         }
     }
 }

@@ -9,11 +9,27 @@ const SQLITE: Spelling = Spelling {
     after_blank,
     after_word,
     advice: &[("PRAGMA", "read it as a function: `SELECT * FROM pragma_page_count`")],
+    parameters: b"?:@$",
 };
 
 /// `sql` without the semicolon at its end, if it is one statement that reads.
 pub(super) fn only_reading(sql: &str) -> Result<&str, String> {
     statement::only_reading(sql, &SQLITE)
+}
+
+/// `sql` without space around it, if it is one condition.
+///
+/// No name in double quotes: where there is no such column, SQLite takes it for a text, and a misspelt `"level" <> 'error'` would hold for every row.
+pub(in crate::engine::sqlite) fn only_condition(sql: &str) -> Result<&str, String> {
+    let sql = statement::only_condition(sql, &SQLITE)?;
+    let (bytes, mut at) = (sql.as_bytes(), after_blank(sql.as_bytes(), 0));
+    while at < bytes.len() {
+        if bytes[at] == b'"' {
+            return Err("a name in double quotes may be taken for a text; write `[name]`".to_owned());
+        }
+        at = after_blank(bytes, after_word(bytes, at)?.unwrap_or(at + 1));
+    }
+    Ok(sql)
 }
 
 /// Behind a text, or a name in one of three kinds of quotes.
@@ -65,6 +81,17 @@ mod tests {
         fn no_text_is_too_odd(sql in "(?s)(SELECT|;|--|/\\*|\\*/|[\\['\"`()]|\n|.){0,20}") {
             let _ = only_reading(&sql);
         }
+
+        /// What passes as a condition stays inside of its pair of parentheses, and leaves what follows as it is.
+        #[test]
+        fn e7_a_condition_is_one_in_its_parentheses(sql in "(?s)(a|=|AND|;|--|/\\*|\\*/|['\"`()]|\\[|\\]|\n|.){0,14}") {
+            if let Ok(condition) = only_condition(&sql) {
+                let whole = format!("SELECT (({condition}\n) AND 'x' = 'y');");
+                proptest::prop_assert_eq!(only_reading(&whole), Ok(&whole[..whole.len() - 1]));
+                let cut = format!("SELECT 1 WHERE ({condition}\n;");
+                proptest::prop_assert!(only_reading(&cut).is_err());
+            }
+        }
     }
 
     #[test]
@@ -89,6 +116,19 @@ mod tests {
             "é",
         ] {
             assert!(only_reading(sql).is_err(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn e7_conditions_pass_and_what_is_more_or_less_does_not() {
+        for sql in ["a = 1", " a <> 'x;)' -- b ", "([a\"b] = 1) OR `c?` IN (SELECT d FROM e)", "a LIKE '%?:@$' /* ; */"]
+        {
+            assert_eq!(only_condition(sql), Ok(sql.trim()), "{sql}");
+        }
+        for sql in
+            ["", "--", "a = 1;", "a) OR (b", "(a", "a = 'x", "a /*", "a = ?", "a = :a", "a = @a", "a = $a", "\"a\" = 1"]
+        {
+            assert!(only_condition(sql).is_err(), "{sql}");
         }
     }
 }
