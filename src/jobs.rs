@@ -5,6 +5,7 @@
 pub mod expire;
 pub mod retain;
 pub mod roll_up;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,18 +15,20 @@ use prometheus::Registry;
 
 use crate::schedule::Job;
 use crate::schedule::runner::{Plan, Planned};
-use crate::store::{Expiry, RollUps};
+use crate::store::{Expiry, RollUps, Upkeep};
 
 /// All jobs, by name: each has a section `[jobs.NAME]`.
-pub const NAMES: &[&str] = &[expire::CACHE, roll_up::ROLL_UP, retain::RETAIN];
+pub const NAMES: &[&str] = &[expire::CACHE, roll_up::ROLL_UP, retain::RETAIN, upkeep::UPKEEP];
 
-/// `[jobs]` and `[retention]`.
+/// `[jobs]`, `[retention]` and `[upkeep]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// When each of [`NAMES`] runs.
     pub plans: BTreeMap<&'static str, Plan>,
     /// What is kept for how long.
     pub retention: Retention,
+    /// When and at what upkeep is done.
+    pub upkeep: upkeep::Settings,
 }
 
 /// `[retention]`
@@ -43,6 +46,8 @@ pub struct Parts {
     pub expiry: Arc<dyn Expiry>,
     /// What rolls up and prunes samples, where there are any.
     pub roll_ups: Option<Arc<dyn RollUps>>,
+    /// What looks after the databases.
+    pub upkeep: Vec<Arc<dyn Upkeep>>,
     /// What the jobs count.
     pub metrics: Arc<Metrics>,
 }
@@ -51,18 +56,24 @@ pub struct Parts {
 pub struct Metrics {
     roll_up: Arc<roll_up::Metrics>,
     retain: Arc<retain::Metrics>,
+    upkeep: Arc<upkeep::Metrics>,
 }
 
 impl Metrics {
     /// Registers them.
     pub fn new(registry: &Registry) -> Self {
-        Self { roll_up: roll_up::Metrics::new(registry).into(), retain: retain::Metrics::new(registry).into() }
+        Self {
+            roll_up: roll_up::Metrics::new(registry).into(),
+            retain: retain::Metrics::new(registry).into(),
+            upkeep: upkeep::Metrics::new(registry).into(),
+        }
     }
 }
 
 /// The jobs with their plans.
 pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
     let Retention { cache, metrics: keep } = settings.retention;
+    let zone = |name| settings.plans.get(name).map_or("UTC", |plan| plan.schedule.zone());
     let jobs: Vec<Arc<dyn Job>> = vec![
         Arc::new(expire::CacheExpiry::new(Arc::clone(&parts.expiry), cache)),
         Arc::new(roll_up::MetricRollUp::new(
@@ -71,6 +82,12 @@ pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
             Arc::clone(&parts.metrics.roll_up),
         )),
         Arc::new(retain::MetricRetention::new(parts.roll_ups.clone(), keep, Arc::clone(&parts.metrics.retain))),
+        Arc::new(upkeep::DatabaseUpkeep::new(
+            parts.upkeep.clone(),
+            settings.upkeep,
+            zone(upkeep::UPKEEP),
+            Arc::clone(&parts.metrics.upkeep),
+        )),
     ];
     let with_plan = |job: Arc<dyn Job>| {
         let plan = settings.plans.get(job.name()).cloned().expect("each job has a section");

@@ -29,7 +29,7 @@ pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
     let listen = server.as_ref().map(|s| s.listen);
     let (scrape, builtin, queries) = scraping(root.section("scrape"), listen);
     let write = writing(root.section("write"));
-    let jobs = jobs::read(root.section("jobs"), root.section("retention"));
+    let jobs = jobs::read(root.section("jobs"), root.section("retention"), root.section("upkeep"));
     let log = logging(root.section("log"));
     let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, ..database? };
     Some(Settings { state_directory, engine, server: server?, expose, scrape, write, jobs: jobs?, log: log? })
