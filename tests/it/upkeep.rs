@@ -4,7 +4,7 @@ mod postgres;
 mod sqlite;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atlas_sidecar::clock::{Clock, Timestamp};
 use atlas_sidecar::jobs::upkeep::{DatabaseUpkeep, Metrics, Settings};
@@ -35,25 +35,24 @@ fn settings() -> Settings {
 struct Desk {
     runner: Runner,
     clock: Clock,
-    log: Arc<dyn RunLog>,
     registry: Registry,
 }
 
 impl Desk {
     fn new(log: Arc<dyn RunLog>, upkeep: Arc<dyn Upkeep>, timeout: Duration) -> Self {
         let registry = Registry::new();
-        let clock = Clock::by_hand(Timestamp::from_rfc3339(NIGHT).unwrap());
+        let clock = Clock::by_hand(Timestamp::from_rfc3339("2026-11-22T00:30:00Z").unwrap());
         let me = Me { owner: "me".to_owned(), host: "h".to_owned() };
-        let runner = Runner::new(Arc::clone(&log), me, clock.clone(), &Registry::new());
+        let runner = Runner::new(log, me, clock.clone(), &Registry::new());
         let job = Arc::new(DatabaseUpkeep::new(vec![upkeep], settings(), "UTC", Metrics::new(&registry).into()));
         let plan = Plan {
-            schedule: Schedule::parse("* * * * *", "UTC").unwrap(),
+            schedule: Schedule::parse("0 * * * *", "UTC").unwrap(),
             enabled: true,
             timeout,
             catch_up: CatchUp::Skip,
         };
         runner.set_jobs(vec![Planned { job, plan }]);
-        Self { runner, clock, log, registry }
+        Self { runner, clock, registry }
     }
 
     /// Somebody asks for it.
@@ -66,23 +65,22 @@ impl Desk {
         end
     }
 
-    /// Its schedule says so, at `now`.
-    async fn scheduled(&self, now: &str) -> End {
-        let now = Timestamp::from_rfc3339(now).unwrap();
-        self.clock.set(now.before(Duration::from_secs(30)));
+    /// Its schedule says so, at `slot`.
+    async fn scheduled(&self, slot: &str) -> End {
+        let slot = Timestamp::from_rfc3339(slot).unwrap();
+        self.clock.set(slot.before(Duration::from_secs(30)));
         self.runner.tick(Beat::Wake).await;
-        self.clock.set(now);
-        for _ in 0..600 {
-            // A slot has its jitter; the clock goes on until it is over.
-            self.runner.tick(Beat::Wake).await;
-            self.clock.set(self.clock.now().after(Duration::from_millis(100)));
-            let standing = self.log.standing("upkeep", "* * * * * UTC", now).await.unwrap();
-            if let Some(run) = standing.last.filter(|run| run.slot == now) {
-                return run.end;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        // Behind its jitter.
+        self.clock.set(slot.after(Duration::from_secs(11)));
+        self.runner.tick(Beat::Wake).await;
+        let since = Instant::now();
+        while self.runner.list().await.unwrap()[0].running {
+            assert!(since.elapsed() < Duration::from_secs(60), "it runs on");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("it did not end in a minute")
+        let run = self.runner.list().await.unwrap().remove(0).standing.last.unwrap();
+        assert_eq!(run.slot, slot);
+        run.end
     }
 
     /// The value of a counter.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use atlas_sidecar::clock::Timestamp;
 use atlas_sidecar::engine::FullText;
 use atlas_sidecar::engine::sqlite::Database;
 use atlas_sidecar::engine::sqlite::runs::Runs;
@@ -53,8 +54,11 @@ impl File {
     }
 
     fn desk(&self) -> Desk {
-        let runs = Arc::new(Runs::new(self.database.clone()));
-        Desk::new(runs, Arc::clone(&self.keeper), Duration::from_secs(300))
+        self.desk_for(Duration::from_secs(300))
+    }
+
+    fn desk_for(&self, timeout: Duration) -> Desk {
+        Desk::new(Arc::new(Runs::new(self.database.clone())), Arc::clone(&self.keeper), timeout)
     }
 }
 
@@ -134,6 +138,22 @@ async fn a_dry_run_says_what_would_be_done() {
     assert!(end.words.contains(", incremental_vacuum 9"), "{}", end.words);
     assert!(end.words.ends_with("pages that lie unused"), "{}", end.words);
     assert_eq!(file.sql("PRAGMA freelist_count; SELECT count(*) FROM sqlite_schema"), before);
+}
+
+/// A run stops between two pieces, before its timeout, and says so; what it has done stays done.
+#[tokio::test]
+async fn at_its_deadline_it_stops_and_says_what_it_did_not_do() {
+    let file = File::new(&half_empty(20_000), Vec::new()).await;
+    let end = file.desk_for(Duration::from_secs(1)).by_hand(false).await;
+    assert_eq!(end.ended, Ended::Success, "{}", end.words);
+    assert!(end.words.ends_with("pages that lie unused: no time was left"), "{}", end.words);
+    let left: u32 = file.sql("PRAGMA freelist_count").parse().unwrap();
+    assert!(left > 0 && left < 10_000, "{left}");
+    assert_eq!(file.sql("PRAGMA integrity_check"), "ok");
+    let desk = file.desk();
+    desk.clock.set(Timestamp::from_rfc3339(NIGHT).unwrap());
+    desk.by_hand(false).await;
+    assert_eq!(file.sql("PRAGMA freelist_count"), "0");
 }
 
 /// Turning it on is a VACUUM, and that is for a person to decide.
@@ -255,7 +275,7 @@ async fn an_application_at_work_puts_it_off_and_our_own_writes_do_not() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    let end = desk.scheduled("2026-11-22T03:10:00Z").await;
+    let end = desk.scheduled("2026-11-22T04:00:00Z").await;
     stop.store(true, Ordering::SeqCst);
     tasks.stop().await;
     assert_eq!(end.ended, Ended::Success, "{}", end.words);
