@@ -76,7 +76,8 @@ impl Desk {
         let since = Instant::now();
         while self.runner.list().await.unwrap()[0].running {
             assert!(since.elapsed() < Duration::from_secs(60), "it runs on");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Each look is a transaction, and upkeep counts them.
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
         let run = self.runner.list().await.unwrap().remove(0).standing.last.unwrap();
         assert_eq!(run.slot, slot);
