@@ -230,8 +230,13 @@ impl Parts {
         Self { latest, ingest, runner, exposer, targets, names: Arc::default(), job_metrics }
     }
 
-    fn jobs(&self, engine: &Engine) -> jobs::Parts {
-        jobs::Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), metrics: Arc::clone(&self.job_metrics) }
+    fn jobs(&self, engine: &Engine, settings: &Settings) -> jobs::Parts {
+        jobs::Parts {
+            expiry: engine.expiry(),
+            roll_ups: engine.roll_ups(),
+            upkeep: engine.upkeep(&settings.engine),
+            metrics: Arc::clone(&self.job_metrics),
+        }
     }
 
     fn routes(&self, ready: Readiness, clock: Clock) -> Routes {
@@ -332,7 +337,7 @@ impl App {
                 "nothing is stored: the database had no table `system_metrics` at the start; `atlas-sidecar migrate` makes it, then start again"
             );
         }
-        self.jobs.set_jobs(jobs::planned(&self.settings.jobs, &self.parts.jobs(&self.engine)));
+        self.jobs.set_jobs(jobs::planned(&self.settings.jobs, &self.parts.jobs(&self.engine, &self.settings)));
         self.running = Tasks::new();
         for source in sources {
             let (runner, stop) = (self.parts.runner.clone(), self.running.stop_token());

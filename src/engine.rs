@@ -31,7 +31,7 @@ use crate::sample::Desc;
 use crate::sample::globs::Globs;
 use crate::scrape::Source;
 use crate::secret::{Secret, redacted_url};
-use crate::store::{Expiry, RollUps, RunLog, SampleStore};
+use crate::store::{Expiry, RollUps, RunLog, SampleStore, Upkeep};
 use crate::task::Pending;
 
 /// One of `[[database.full_text]]`.
@@ -192,6 +192,9 @@ pub trait Opened: Send + Sync {
     /// What rolls up and prunes the samples.
     fn roll_ups(&self) -> Option<Arc<dyn RollUps>>;
 
+    /// What looks after each of its databases, with the full-text indexes that `settings` ask for.
+    fn upkeep(&self, settings: &Settings) -> Vec<Arc<dyn Upkeep>>;
+
     /// Closes all connections.
     fn close(&self) -> Pending<'_, ()>;
 }
@@ -266,6 +269,11 @@ impl Engine {
     /// What rolls up and prunes the samples.
     pub fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
         self.database.roll_ups()
+    }
+
+    /// What looks after each of the databases.
+    pub fn upkeep(&self, settings: &Settings) -> Vec<Arc<dyn Upkeep>> {
+        self.database.upkeep(settings)
     }
 
     /// How many rows this instance had stored today when it was opened.

@@ -6,6 +6,7 @@ pub mod expire;
 pub mod prune_logs;
 pub mod retain;
 pub mod roll_up;
+pub mod upkeep;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,18 +17,20 @@ use prometheus::Registry;
 use crate::sample::Desc;
 use crate::schedule::Job;
 use crate::schedule::runner::{Plan, Planned};
-use crate::store::{Expiry, RollUps};
+use crate::store::{Expiry, RollUps, Upkeep};
 
 /// All jobs, by name: each has a section `[jobs.NAME]`.
-pub const NAMES: &[&str] = &[expire::CACHE, roll_up::ROLL_UP, retain::RETAIN, prune_logs::PRUNE_LOGS];
+pub const NAMES: &[&str] = &[expire::CACHE, roll_up::ROLL_UP, retain::RETAIN, prune_logs::PRUNE_LOGS, upkeep::UPKEEP];
 
-/// `[jobs]` and `[retention]`.
+/// `[jobs]`, `[retention]` and `[upkeep]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// When each of [`NAMES`] runs.
     pub plans: BTreeMap<&'static str, Plan>,
     /// What is kept for how long.
     pub retention: Retention,
+    /// When and at what upkeep is done.
+    pub upkeep: upkeep::Settings,
 }
 
 /// `[retention]`
@@ -47,6 +50,8 @@ pub struct Parts {
     pub expiry: Arc<dyn Expiry>,
     /// What rolls up and prunes samples, where there are any.
     pub roll_ups: Option<Arc<dyn RollUps>>,
+    /// What looks after the databases.
+    pub upkeep: Vec<Arc<dyn Upkeep>>,
     /// What the jobs count.
     pub metrics: Arc<Metrics>,
 }
@@ -56,6 +61,7 @@ pub struct Metrics {
     roll_up: Arc<roll_up::Metrics>,
     retain: Arc<retain::Metrics>,
     prune_logs: Arc<prune_logs::Metrics>,
+    upkeep: Arc<upkeep::Metrics>,
 }
 
 impl Metrics {
@@ -65,18 +71,20 @@ impl Metrics {
             roll_up: roll_up::Metrics::new(registry).into(),
             retain: retain::Metrics::new(registry).into(),
             prune_logs: prune_logs::Metrics::new(registry).into(),
+            upkeep: upkeep::Metrics::new(registry).into(),
         }
     }
 }
 
 /// What the jobs measure of themselves, described.
 pub fn metrics() -> impl Iterator<Item = &'static Desc> {
-    [roll_up::METRICS, retain::METRICS, prune_logs::METRICS].into_iter().flatten().copied()
+    [roll_up::METRICS, retain::METRICS, prune_logs::METRICS, upkeep::METRICS].into_iter().flatten().copied()
 }
 
 /// The jobs with their plans.
 pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
     let Retention { cache, metrics: keep, logs } = settings.retention.clone();
+    let zone = |name| settings.plans.get(name).map_or("UTC", |plan| plan.schedule.zone());
     let jobs: Vec<Arc<dyn Job>> = vec![
         Arc::new(expire::CacheExpiry::new(Arc::clone(&parts.expiry), cache)),
         Arc::new(roll_up::MetricRollUp::new(
@@ -86,6 +94,12 @@ pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
         )),
         Arc::new(retain::MetricRetention::new(parts.roll_ups.clone(), keep, Arc::clone(&parts.metrics.retain))),
         Arc::new(prune_logs::LogPruning::new(Arc::clone(&parts.expiry), logs, Arc::clone(&parts.metrics.prune_logs))),
+        Arc::new(upkeep::DatabaseUpkeep::new(
+            parts.upkeep.clone(),
+            settings.upkeep,
+            zone(upkeep::UPKEEP),
+            Arc::clone(&parts.metrics.upkeep),
+        )),
     ];
     let with_plan = |job: Arc<dyn Job>| {
         let plan = settings.plans.get(job.name()).cloned().expect("each job has a section");

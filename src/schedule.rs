@@ -34,6 +34,7 @@ pub mod cron;
 pub mod runner;
 pub mod trigger;
 pub mod watch;
+pub mod window;
 
 use std::fmt;
 use std::time::Duration;

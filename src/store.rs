@@ -533,3 +533,60 @@ pub trait Expiry: Send + Sync {
         step: Step,
     ) -> Pending<'a, Result<Option<Expired>, StoreError>>;
 }
+
+/// What others do in a database, as far as it shows from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Transactions in a second: on SQLite those of others that wrote (20 are the most that are told apart), on PostgreSQL all of the database, the
+    /// sidecar's few included.
+    pub transactions: f64,
+    /// What the host waits for, as the average number of tasks of the last minute in percent of its processors; only where its processors are the
+    /// database's.
+    pub host_percent: Option<f64>,
+}
+
+/// What makes work for [`Upkeep`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wear {
+    /// How much of a file or an index may lie unused, in percent.
+    pub unused_percent: u64,
+}
+
+/// Something that upkeep would do.
+pub struct Task<'a> {
+    /// Which kind of step: a word of the engine, the label of a counter.
+    pub step: &'static str,
+    /// To what, and why, for people: it follows the step's word.
+    pub about: String,
+    /// The work; or what keeps it from being done.
+    pub work: Result<Box<dyn Tending + 'a>, String>,
+}
+
+/// What a piece of upkeep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tended {
+    /// Rows written.
+    pub rows: u64,
+    /// Bytes that the file system, or others' rows, have again.
+    pub freed: u64,
+    /// How long writers were kept out.
+    pub held: Duration,
+}
+
+/// A task under way. Whoever stops between two pieces leaves a whole database behind.
+pub trait Tending: Send {
+    /// Does a piece, which the engine ends after `within`; `None` where nothing is left.
+    fn next(&mut self, within: Duration) -> Pending<'_, Result<Option<Tended>, StoreError>>;
+}
+
+/// Looks after the database itself: space that lies unused in its files, statistics, indexes.
+pub trait Upkeep: Send + Sync {
+    /// Which database it is, for people.
+    fn database(&self) -> String;
+
+    /// What others do during `span`.
+    fn load(&self, span: Duration) -> Pending<'_, Result<Load, StoreError>>;
+
+    /// What there is to do now, in the order in which it is to be done.
+    fn plan(&self, wear: Wear) -> Pending<'_, Result<Vec<Task<'_>>, StoreError>>;
+}

@@ -122,7 +122,8 @@ async fn alone(settings: &Settings, wanted: &Jobs, json: bool) -> Exit {
     };
     let runner = Runner::new(engine.runs(), Me { owner: engine.instance().to_string(), host }, clock, &registry);
     let metrics = jobs::Metrics::new(&registry).into();
-    let parts = Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), metrics };
+    let upkeep = engine.upkeep(&settings.engine);
+    let parts = Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), upkeep, metrics };
     runner.set_jobs(jobs::planned(&settings.jobs, &parts));
     let exit = match wanted {
         Jobs::List => unreachable!("it needs no lock"),

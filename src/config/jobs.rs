@@ -1,4 +1,4 @@
-//! `[jobs.NAME]` and `[retention]`.
+//! `[jobs.NAME]`, `[retention]` and `[upkeep]`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,9 +8,11 @@ use super::reader::{Section, Show};
 use super::sections::DAY;
 use super::values;
 use crate::jobs::retain::Keep;
-use crate::jobs::{NAMES, Retention, Settings};
+use crate::jobs::{NAMES, Retention, Settings, upkeep};
 use crate::schedule::cron::{CatchUp, Schedule};
 use crate::schedule::runner::Plan;
+use crate::schedule::window::Window;
+use crate::store::Wear;
 
 /// What `catch_up` may be.
 const WORDS: [&str; 3] = ["skip", "run_once", "run_all"];
@@ -23,8 +25,13 @@ pub(super) fn word(catch_up: CatchUp) -> &'static str {
     WORDS[CATCH_UP.iter().position(|known| *known == catch_up).unwrap_or_default()]
 }
 
-/// Both sections; `None` only where a problem was noted.
-pub(super) fn read(mut jobs: Section<'_>, mut retention: Section<'_>, around: &Around<'_>) -> Option<Settings> {
+/// All of them; `None` only where a problem was noted.
+pub(super) fn read(
+    mut jobs: Section<'_>,
+    mut retention: Section<'_>,
+    upkeep: Section<'_>,
+    around: &Around<'_>,
+) -> Option<Settings> {
     let plans: Vec<_> = NAMES.iter().map(|name| Some((*name, plan(jobs.section(name))?))).collect();
     let metrics = metrics(&mut retention);
     let retention = Retention {
@@ -33,8 +40,23 @@ pub(super) fn read(mut jobs: Section<'_>, mut retention: Section<'_>, around: &A
         cache: retention.take("cache", values::duration(Duration::from_secs(60)..=3650 * DAY)),
         logs: logs::read(&mut retention, around),
     };
+    let upkeep = looking_after(upkeep);
     let plans = plans.into_iter().collect::<Option<BTreeMap<_, _>>>()?;
-    Some(Settings { plans, retention })
+    Some(Settings { plans, retention, upkeep: upkeep? })
+}
+
+fn looking_after(mut section: Section<'_>) -> Option<upkeep::Settings> {
+    let window = section.get("window", Show::Plain, |value| Window::parse(&values::words(value)?));
+    // More than a million in a second are nobody's; ten thousand percent is a host that nobody can log into.
+    let quiet_transactions = section.take("quiet_transactions", values::whole(0..=1_000_000));
+    let quiet_host_percent = section.take("quiet_host_percent", values::whole(1..=10_000));
+    let unused_percent = section.take("unused_percent", values::whole(1..=99));
+    Some(upkeep::Settings {
+        window: window.ok()??,
+        quiet_transactions,
+        quiet_host_percent,
+        wear: Wear { unused_percent },
+    })
 }
 
 /// Each is kept at least as long as what it is made of.

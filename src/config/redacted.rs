@@ -109,6 +109,16 @@ pub fn redacted(settings: &Settings) -> Redacted {
     ));
     tables.extend(jobs.retention.logs.tables.iter().map(of_rule));
     tables.extend(jobs.retention.logs.files.iter().map(of_files));
+    let upkeep = &jobs.upkeep;
+    tables.push(table(
+        "upkeep",
+        vec![
+            ("window", json!(upkeep.window.to_string())),
+            ("quiet_transactions", json!(upkeep.quiet_transactions)),
+            ("quiet_host_percent", json!(upkeep.quiet_host_percent)),
+            ("unused_percent", json!(upkeep.wear.unused_percent)),
+        ],
+    ));
     tables.extend(jobs.plans.iter().map(of_job));
     tables.extend([table(
         "log",

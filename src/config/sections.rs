@@ -33,7 +33,7 @@ pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
     let urls =
         database.iter().flat_map(|d| std::iter::once(&d.url).chain(&d.metrics_url)).map(String::as_str).collect();
     let around = Around { urls, state_directory: &state_directory };
-    let jobs = jobs::read(root.section("jobs"), root.section("retention"), &around);
+    let jobs = jobs::read(root.section("jobs"), root.section("retention"), root.section("upkeep"), &around);
     let log = logging(root.section("log"));
     let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, ..database? };
     Some(Settings { state_directory, engine, server: server?, expose, scrape, write, jobs: jobs?, log: log? })

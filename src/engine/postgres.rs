@@ -27,6 +27,7 @@ pub mod sources;
 pub mod stats;
 pub mod table;
 pub mod times;
+pub mod upkeep;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -56,6 +57,8 @@ pub struct Database {
     readers: Arc<Lane>,
     /// Apart from the readers, so that a configured query that takes long keeps no collector waiting.
     queries: Arc<Lane>,
+    /// Apart from the writer: what upkeep does may take an hour, and neither samples nor leases wait for it.
+    upkeep: Arc<Lane>,
 }
 
 impl fmt::Debug for Database {
@@ -70,7 +73,8 @@ impl Database {
         let address: Address = url.parse().map_err(|e| EngineError::new(format!("the database's URL {e}")))?;
         let connector = Arc::new(Connector::new(address, password));
         let lane = |reading, sessions| Lane::new(&connector, reading, sessions);
-        let database = Self { writer: lane(false, 1), readers: lane(true, 2), queries: lane(true, 1), connector };
+        let (writer, upkeep) = (lane(false, 1), lane(false, 1));
+        let database = Self { writer, readers: lane(true, 2), queries: lane(true, 1), upkeep, connector };
         match database.writer.open().await {
             Ok(()) => Ok(database),
             Err(e) => {
@@ -106,6 +110,11 @@ impl Database {
         self.writer.lend().await
     }
 
+    /// A session beside the writer's without a transaction, for upkeep. Close it: its settings are its own.
+    pub async fn aside(&self) -> Result<Session, sqlx::Error> {
+        self.upkeep.lend().await
+    }
+
     /// A read-only transaction whose statements are ended by the server once `limit` is over.
     pub async fn read(&self, limit: Duration) -> Result<Reader, sqlx::Error> {
         Reader::of(&self.readers, limit).await
@@ -118,6 +127,7 @@ impl Database {
 
     /// Closes all connections.
     pub async fn close(&self) {
+        self.upkeep.close().await;
         self.queries.close().await;
         self.readers.close().await;
         self.writer.close().await;

@@ -22,6 +22,7 @@ pub mod sources;
 pub mod stats;
 pub mod table;
 pub mod times;
+pub mod upkeep;
 
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -140,6 +141,14 @@ impl Database {
         let mut transaction = self.write().await?;
         transaction.lock_handle().await?.set_progress_handler(STEPS_PER_LOOK, move || Instant::now() < deadline);
         Ok(transaction)
+    }
+
+    /// The connection that writes, without a transaction, for what refuses to be in one. Its statements are interrupted once `limit` is over.
+    pub async fn alone(&self, limit: Duration) -> Result<PoolConnection<sqlx::Sqlite>, sqlx::Error> {
+        let deadline = Instant::now() + limit;
+        let mut connection = self.pools().await?.writer.acquire().await?;
+        connection.lock_handle().await?.set_progress_handler(STEPS_PER_LOOK, move || Instant::now() < deadline);
+        Ok(connection)
     }
 
     /// A read-only connection whose statements are interrupted once `limit` is over.

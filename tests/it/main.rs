@@ -21,3 +21,4 @@ mod schema;
 mod shipped;
 mod store;
 mod targets;
+mod upkeep;

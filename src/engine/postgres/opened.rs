@@ -10,6 +10,7 @@ use super::queries::statement::only_condition;
 use super::roll_up::Buckets;
 use super::runs::Runs;
 use super::samples::Samples;
+use super::upkeep::Keeper;
 use super::{Database, check, schema, sources};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
@@ -18,7 +19,7 @@ use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, 
 use crate::sample::Desc;
 use crate::scrape::Source;
 use crate::secret::redacted_url;
-use crate::store::{Expiry, RollUps, RunLog, SampleStore, StoreError};
+use crate::store::{Expiry, RollUps, RunLog, SampleStore, StoreError, Upkeep};
 use crate::task::Pending;
 
 /// PostgreSQL, as a kind of database.
@@ -123,6 +124,12 @@ impl Opened for Databases {
 
     fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
         Some(Arc::new(Buckets::new(self.metrics.as_ref().unwrap_or(&self.app).clone())))
+    }
+
+    fn upkeep(&self, _settings: &Settings) -> Vec<Arc<dyn Upkeep>> {
+        // A GIN index keeps itself.
+        let databases = std::iter::once(&self.app).chain(&self.metrics);
+        databases.map(|database| Arc::new(Keeper::new(database.clone())) as Arc<dyn Upkeep>).collect()
     }
 
     fn close(&self) -> Pending<'_, ()> {

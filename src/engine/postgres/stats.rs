@@ -34,6 +34,7 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 
+pub(in crate::engine::postgres) use self::objects::SIZES;
 use super::errors::collect_error;
 use super::{Database, Reader};
 use crate::engine::schema::names::{quoted, shown};

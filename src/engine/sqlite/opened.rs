@@ -14,6 +14,7 @@ use super::runs::Runs;
 use super::samples::Samples;
 use super::schema::Part;
 use super::schema::inventory;
+use super::upkeep::Keeper;
 use super::{Database, path_of, schema, sources, table};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
@@ -22,7 +23,7 @@ use crate::engine::schema::{KeySink, MigrateOptions, Report};
 use crate::engine::{Answer, Archive, Checked, EngineError, Kind, Opened, Ready, Settings, queries};
 use crate::sample::Desc;
 use crate::scrape::Source;
-use crate::store::{Expiry, RollUps, RunLog, SampleStore};
+use crate::store::{Expiry, RollUps, RunLog, SampleStore, Upkeep};
 use crate::task::Pending;
 
 /// Looking at a schema is a matter of milliseconds; this is for a disk that hangs.
@@ -143,6 +144,12 @@ impl Opened for Databases {
 
     fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
         Some(Arc::new(Buckets::new(self.metrics.as_ref().unwrap_or(&self.app).clone())))
+    }
+
+    fn upkeep(&self, settings: &Settings) -> Vec<Arc<dyn Upkeep>> {
+        let app = Keeper::new(self.app.clone(), settings.full_text.clone());
+        let metrics = self.metrics.iter().map(|database| Keeper::new(database.clone(), Vec::new()));
+        std::iter::once(app).chain(metrics).map(|keeper| Arc::new(keeper) as Arc<dyn Upkeep>).collect()
     }
 
     fn close(&self) -> Pending<'_, ()> {

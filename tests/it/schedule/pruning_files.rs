@@ -17,7 +17,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps};
 use tempfile::TempDir;
 
 use super::pruning::{NOW, pruned, pruned_within};
-use super::{OnSqlite, at, program, value};
+use super::{OnSqlite, at, value};
 use crate::support::run;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -403,7 +403,7 @@ fn what_is_not_allowed_is_a_failure_that_says_so() {
     }
     // Where the tests live need not be open to others.
     let copy = root.join("sidecar");
-    fs::copy(program(), &copy).unwrap();
+    fs::copy(crate::support::SIDECAR, &copy).unwrap();
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
     let mut command = match rustix::process::geteuid().is_root() {
         true => {
@@ -443,7 +443,7 @@ fn a_killed_compression_loses_nothing() {
     );
     fs::write(scratch.path().join("sidecar.toml"), toml).unwrap();
     let command = || {
-        let mut command = Command::new(program());
+        let mut command = Command::new(crate::support::SIDECAR);
         command.args(["--config", "sidecar.toml", "jobs", "run", "log-pruning"]).current_dir(scratch.path());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         command

@@ -18,7 +18,7 @@ pub(super) const VIEWS: &[View] = &[
 
 /// 24 bytes are a page's header and, rounded up, a row's; 4 are a row's pointer, 16 what a page of a b-tree ends with, 8 the header of its entries. Entries and rows
 /// are rounded up to 8 bytes.
-const SIZES: &str = "\
+pub(in crate::engine::postgres) const SIZES: &str = "\
     WITH taken AS MATERIALIZED (SELECT relation FROM pg_locks WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock' \
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())), \
     there AS MATERIALIZED (SELECT c.oid, c.relkind, c.reltuples, c.relam, c.reloptions, \

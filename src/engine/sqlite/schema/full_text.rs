@@ -58,9 +58,45 @@ impl Index {
         described(&self.name, &self.columns, &self.table)
     }
 
-    /// Makes it, empty, under the name for filling.
+    /// Makes it, empty, under the name for filling, with an index over its keys: FTS5 has none, and `upkeep` asks for each key of the table.
     pub fn create_sql(&self) -> String {
-        format!("CREATE VIRTUAL TABLE {} USING fts5(key UNINDEXED, {})", quoted(&self.filling), self.column_list())
+        let filling = quoted(&self.filling);
+        let contents = quoted(&format!("{}_content", self.filling));
+        format!(
+            "CREATE VIRTUAL TABLE {filling} USING fts5(key UNINDEXED, {}); CREATE INDEX {} ON {contents} (c0)",
+            self.column_list(),
+            quoted(&self.key_index())
+        )
+    }
+
+    /// The name of the index over its keys. No full-text index and none of FTS5's own tables is called so.
+    pub fn key_index(&self) -> String {
+        format!("sidecar_key_{}", self.name.trim_start_matches("sidecar_"))
+    }
+
+    /// Its name in SQL.
+    pub fn quoted(&self) -> String {
+        quoted(&self.name)
+    }
+
+    /// The name of FTS5's table of contents, whose column `c0` is the key.
+    pub fn quoted_contents(&self) -> String {
+        quoted(&format!("{}_content", self.name))
+    }
+
+    /// The application's table.
+    pub fn quoted_table(&self) -> String {
+        quoted(&self.table)
+    }
+
+    /// The application's key.
+    pub fn quoted_key(&self) -> String {
+        quoted(&self.key)
+    }
+
+    /// The columns that are searched.
+    pub fn quoted_columns(&self) -> Vec<String> {
+        self.columns.iter().map(|c| quoted(c)).collect()
     }
 
     /// Copies at most `?1` rows; those after the last key where `resume` says that there is one.
@@ -93,7 +129,7 @@ impl Index {
     }
 
     fn column_list(&self) -> String {
-        self.columns.iter().map(|c| quoted(c)).collect::<Vec<_>>().join(", ")
+        self.quoted_columns().join(", ")
     }
 
     fn is(&self, relation: &Relation) -> bool {
@@ -165,6 +201,17 @@ pub fn need(wanted: &FullText, inventory: &Inventory) -> Need {
             None => Need::Make(index),
         },
     }
+}
+
+/// The index, if it is there and whole; otherwise why not.
+pub fn filled(wanted: &FullText, inventory: &Inventory) -> Result<Index, String> {
+    match need(wanted, inventory) {
+        Need::Impossible(why) => return Err(why),
+        Need::Make(_) | Need::Fill(_) => return Err("it is not there yet; `atlas-sidecar migrate` makes it".into()),
+        Need::Nothing => {}
+    }
+    let relation = inventory.relation(&wanted.table).ok_or("the table does not exist")?;
+    Ok(Index::of(wanted, relation))
 }
 
 /// FTS5 has columns of its own: `rank`, `rowid`, and one with the table's name; and `key` is ours.
