@@ -44,7 +44,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     // A metronome only (S-1 to S-13); and croner 4 beside the croner 3 that it brings.
     ("tokio_cron_scheduler::", &["schedule/trigger.rs"]),
     ("croner::", &["schedule/cron.rs"]),
-    ("chrono_tz::", &["schedule/cron.rs"]),
+    ("chrono_tz::", &["schedule/cron.rs", "schedule/window.rs"]),
 ];
 
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {

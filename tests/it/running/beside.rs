@@ -52,7 +52,10 @@ fn adds_only_its_own(folder: &Path, database: &Path, stores: bool) {
     assert_eq!(sql(database, schema), before);
     let added =
         sql(database, "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE 'sidecar%' ORDER BY 1");
-    assert_eq!(added, "sidecar_job_runs\nsidecar_metric_meta\nsidecar_migrations\nsidecar_state");
+    assert_eq!(
+        added,
+        "sidecar_job_runs\nsidecar_metric_meta\nsidecar_metrics_rollup\nsidecar_metrics_series\nsidecar_migrations\nsidecar_state"
+    );
     let own = "FROM system_metrics WHERE metric_name = 'atlas_sidecar_source_up'";
     assert_eq!(count(database, &format!("SELECT count(*) {own}")), i64::from(stores));
     sql(database, &format!("DELETE {own}"));

@@ -24,7 +24,7 @@ fn the_next_start_works(folder: &Path, told: &str) {
     let key = folder.join("data/state/admin-key");
     let sum = run("sh", &["-c", &format!("tr -d '\\n' < '{}' | sha256sum | cut -d' ' -f1", key.display())]);
     assert_eq!(sql(&database, "SELECT key_hash FROM api_keys"), sum.trim(), "{told}");
-    assert_eq!(count(&database, RECORDS), 5, "{told}");
+    assert_eq!(count(&database, RECORDS), 6, "{told}");
 }
 
 /// Twenty moments from before the first line of the program to some time after its last step, the closer together the earlier; what each meets

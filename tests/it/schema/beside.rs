@@ -35,7 +35,12 @@ async fn beside_the_application_run_adds_only_its_own_and_says_what_is_missing()
     let report = run_starts(&scene.settings(), &scene.path("atlas.db"), None).await;
     assert_eq!(
         report.files[0].steps,
-        ["create `sidecar_migrations`", "create `sidecar_state`, `sidecar_metric_meta`", "create `sidecar_job_runs`"]
+        [
+            "create `sidecar_migrations`",
+            "create `sidecar_state`, `sidecar_metric_meta`",
+            "create `sidecar_job_runs`",
+            "create `sidecar_metrics_series`, `sidecar_metrics_rollup`"
+        ]
     );
     let pending = report.files[0].pending.join("\n");
     for missing in
@@ -47,7 +52,9 @@ async fn beside_the_application_run_adds_only_its_own_and_says_what_is_missing()
     assert_eq!((scene.dump(&rows), scene.sql(schema)), before);
     assert_eq!(
         scene.sql(TABLES),
-        sorted(&format!("{tables}sidecar_job_runs\nsidecar_metric_meta\nsidecar_migrations\nsidecar_state\n"))
+        sorted(&format!(
+            "{tables}sidecar_job_runs\nsidecar_metric_meta\nsidecar_metrics_rollup\nsidecar_metrics_series\nsidecar_migrations\nsidecar_state\n"
+        ))
     );
 
     let mut pending = report.files[0].pending.clone();
@@ -89,7 +96,7 @@ async fn with_metrics_url_the_applications_database_stays_as_it_is() {
     assert_eq!(std::fs::read(scene.path("atlas.db")).unwrap(), before);
     assert_eq!(
         shell(&metrics, TABLES),
-        "sidecar_job_runs\nsidecar_metric_meta\nsidecar_migrations\nsidecar_state\nsystem_metrics\n"
+        "sidecar_job_runs\nsidecar_metric_meta\nsidecar_metrics_rollup\nsidecar_metrics_series\nsidecar_migrations\nsidecar_state\nsystem_metrics\n"
     );
     assert!(report.files[0].database.ends_with("metrics.db") && report.files[1].steps.is_empty(), "{report}");
     assert!(run_starts(&settings, &scene.path("atlas.db"), Some(&metrics)).await.unchanged());
