@@ -23,15 +23,15 @@ const PART: usize = 5000;
 
 /// All names, by steps along the index. In an order that depends on the database's collation, so they are sorted here.
 const NAMES: &str = "WITH RECURSIVE step (name) AS ( \
-     (SELECT metric_name::text FROM system_metrics WHERE metric_name IS NOT NULL ORDER BY metric_name LIMIT 1) UNION ALL \
-     SELECT (SELECT metric_name::text FROM system_metrics WHERE metric_name > name ORDER BY metric_name LIMIT 1) \
+     (SELECT metric_name::text FROM system_metrics WHERE metric_name IS NOT NULL ORDER BY metric_name::text LIMIT 1) UNION ALL \
+     SELECT (SELECT metric_name::text FROM system_metrics WHERE metric_name::text > name ORDER BY metric_name::text LIMIT 1) \
      FROM step WHERE name IS NOT NULL) \
      SELECT name FROM step WHERE name IS NOT NULL";
 
 /// One name's raw tags; what is too long to be copied is NULL. As texts: `json` cannot be compared, and `jsonb` holds no `\u0000` (V-11).
 const RAW_TAGS: &str = "SELECT raw, count(*) FROM ( \
      SELECT CASE WHEN tags IS NULL THEN '{}' WHEN octet_length(tags::text) <= 65536 THEN tags::text END AS raw \
-     FROM system_metrics WHERE metric_name = $1 AND recorded_at >= $2::timestamp AND recorded_at < $3::timestamp) AS rows \
+     FROM system_metrics WHERE metric_name::text = $1 AND recorded_at >= $2::timestamp AND recorded_at < $3::timestamp) AS rows \
      GROUP BY raw";
 
 /// One name's rows, by series ($4, $5: raw tags with the position of their labels) and time; the later of equal times last (T-7). A NUMERIC holds NaN
@@ -42,7 +42,7 @@ const ROWS: &str = "DECLARE history NO SCROLL CURSOR FOR \
      WHEN abs(metric_value) < 2.4703282292062328e-324 THEN 0 ELSE metric_value::float8 END, \
      (extract(epoch FROM recorded_at) * 1000000)::int8 \
      FROM system_metrics JOIN unnest($4::text[], $5::int8[]) AS raw (tags, series) ON raw.tags = coalesce(system_metrics.tags::text, '{}') \
-     WHERE metric_name = $1 AND recorded_at >= $2::timestamp AND recorded_at < $3::timestamp \
+     WHERE metric_name::text = $1 AND recorded_at >= $2::timestamp AND recorded_at < $3::timestamp \
      ORDER BY raw.series, recorded_at, system_metrics.ctid";
 
 /// T-4: NULL, and PostgreSQL's infinite times.

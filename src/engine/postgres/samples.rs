@@ -174,7 +174,7 @@ async fn refused(
 /// How many of the rows' ids are in the table.
 async fn ids_there(connection: &mut PgConnection, rows: &[Row]) -> Result<usize, sqlx::Error> {
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM system_metrics WHERE id = ANY ($1)")
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM system_metrics WHERE id::text = ANY ($1)")
         .bind(ids)
         .fetch_one(connection)
         .await?;
@@ -276,11 +276,11 @@ async fn describe(database: &Database, metas: &[Meta]) -> Result<(), sqlx::Error
     tx.commit().await
 }
 
-/// By a range over the primary key. Collations differ in where they put a hyphen, but ids have theirs in the same places.
+/// By a range over the primary key, as text: for a VARCHAR somebody else's function could be taken in place of the server's. Collations differ in where they put a hyphen, but ids have theirs in the same places.
 async fn own_rows_since(database: &Database, instance: Instance, from: Timestamp) -> Result<u64, sqlx::Error> {
     let mut reader = database.read(SMALL).await?;
     let count = sqlx::query_scalar::<_, i64>(
-        "SELECT count(*) FROM system_metrics WHERE id >= $1 AND id < $2 AND substr(id, 25) = $3",
+        "SELECT count(*) FROM system_metrics WHERE id::text >= $1 AND id::text < $2 AND substr(id::text, 25) = $3",
     )
     .bind(lower_bound(from))
     .bind(lower_bound(from.after(AHEAD)))

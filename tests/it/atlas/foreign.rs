@@ -252,6 +252,16 @@ async fn a_big_table_is_read_by_its_index_or_not_at_all() {
     // An index over some of the rows does not find the others.
     server.sql("CREATE INDEX by_time ON system_metrics (recorded_at) WHERE metric_name = 'new'");
     server.batch("table", NOW).await.unwrap_err();
+    // One that is in parts is as big as its parts.
+    server.sql(
+        "DROP INDEX by_time; ALTER TABLE system_metrics RENAME TO part; CREATE TABLE system_metrics (LIKE part) PARTITION BY RANGE (recorded_at);
+        ALTER TABLE system_metrics ATTACH PARTITION part FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')",
+    );
+    let refused = server.batch("table", NOW).await.unwrap_err();
+    assert!(matches!(&refused, CollectError::TooLarge(why) if why.contains("no index")), "{refused}");
+    server.sql("CREATE INDEX by_time ON system_metrics (recorded_at)");
+    server.cluster.psql("app", "VACUUM ANALYZE system_metrics");
+    assert_eq!(server.told("table").await, ["new 3000"]);
 }
 
 /// A cache of long results is measured without reading them: what is compressed counts as it is stored.

@@ -32,6 +32,10 @@ fn check_tells_version_role_rights_and_tries_each_query() {
     line("ok    scrape.queries `one`", "runs");
     line("warn  scrape.queries `two`", "relation \"nowhere\" does not exist");
     assert!(!said.contains(PASSWORD), "{said}");
+    cluster.psql("app", "GRANT CREATE ON SCHEMA public TO PUBLIC");
+    let (_, said) = check(scratch.path(), &config);
+    assert!(said.contains("`REVOKE CREATE ON SCHEMA \"public\" FROM PUBLIC`"), "{said}");
+    cluster.psql("app", "REVOKE CREATE ON SCHEMA public FROM PUBLIC");
     cluster.psql("postgres", "GRANT pg_monitor TO atlas");
     let (_, said) = check(scratch.path(), &config);
     assert!(!said.contains("GRANT"), "{said}");

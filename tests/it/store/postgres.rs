@@ -140,6 +140,25 @@ async fn what_a_trigger_takes_for_itself_counts_as_taken() {
     assert_eq!((server.count(), server.sql("SELECT count(*) FROM elsewhere")), (8, "7".to_owned()));
 }
 
+/// CVE-2018-1058: functions and operators that fit a VARCHAR better than the server's own do not run in our place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_elses_functions_do_not_take_the_place_of_the_servers() {
+    let server = Server::with(Server::SCHEMA).await;
+    let rows = server.rows(10);
+    server.store.append(&rows).await.unwrap();
+    server.sql(
+        "CREATE FUNCTION trap(varchar, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END';
+         CREATE FUNCTION substr(varchar, integer) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END';
+         CREATE OPERATOR = (LEFTARG = varchar, RIGHTARG = text, FUNCTION = trap);
+         CREATE OPERATOR > (LEFTARG = varchar, RIGHTARG = text, FUNCTION = trap);
+         CREATE OPERATOR < (LEFTARG = varchar, RIGHTARG = text, FUNCTION = trap);
+         CREATE OPERATOR >= (LEFTARG = varchar, RIGHTARG = text, FUNCTION = trap)",
+    );
+    assert_eq!(server.store.own_rows_since(at("2026-11-22T00:00:00Z")).await.unwrap(), 10);
+    assert_eq!(server.store.append(&rows).await.unwrap(), Appended::Earlier);
+    assert_eq!(server.day().await.0.len(), 10);
+}
+
 /// V-1, V-5: the specification's own column. What it cannot hold is rejected before it is sent, what it rounds is rounded, and a column that is
 /// widened is seen at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,6 +29,8 @@ pub struct About {
     pub path: String,
     /// Whether tables can be made in `schema`.
     pub may_create: bool,
+    /// Schemas of the path in which everybody may make something.
+    pub open: Vec<String>,
     /// Of the tables that concern us.
     pub rights: BTreeMap<String, Rights>,
     /// What would keep the type of `system_metrics.metric_value` from changing.
@@ -54,7 +56,8 @@ pub struct Rights {
 
 const SERVER: &str = "
     SELECT current_setting('server_version_num')::int4, current_user::text, current_schema()::text,
-        current_setting('search_path'), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)";
+        current_setting('search_path'), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
+        ARRAY(SELECT s::text FROM unnest(current_schemas(false)) AS s WHERE has_schema_privilege('public', s, 'CREATE'))";
 
 const RIGHTS: &str = "
     SELECT c.relname::text, pg_get_userbyid(c.relowner)::text, pg_has_role(c.relowner, 'USAGE'),
@@ -89,14 +92,14 @@ const TEXTS: &str = "
     JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = d.refobjsubid
     WHERE c.relname LIKE 'sidecar\\_fts\\_%' AND pg_table_is_visible(c.oid) AND am.amname = 'gin' AND i.indnatts = 1 AND i.indpred IS NULL";
 
-type ServerRow = (i32, String, Option<String>, String, bool);
+type ServerRow = (i32, String, Option<String>, String, bool, Vec<String>);
 type RightsRow = (String, String, bool, bool, bool, bool, String, bool);
 
 /// Reads them.
 pub async fn read(connection: &mut PgConnection) -> Result<About, sqlx::Error> {
-    let (version, role, schema, path, may_create): ServerRow =
+    let (version, role, schema, path, may_create, open): ServerRow =
         sqlx::query_as(SERVER).fetch_one(&mut *connection).await?;
-    let mut about = About { version, role, schema, path, may_create, ..About::default() };
+    let mut about = About { version, role, schema, path, may_create, open, ..About::default() };
     if version / 10_000 < OLDEST {
         // What follows might not be understood there.
         return Ok(about);
@@ -156,6 +159,15 @@ impl About {
                 shown(&self.role)
             ));
         }
+        // A function or an operator that fits the type of a column better than the server's own takes its place, and runs with our rights (CVE-2018-1058).
+        plan.warnings.extend(self.open.iter().map(|schema| {
+            format!(
+                "every role may make functions in schema {}, and such a function can act as role {}; `REVOKE CREATE ON SCHEMA {} FROM PUBLIC`",
+                shown(schema),
+                shown(&self.role),
+                quoted(schema)
+            )
+        }));
         plan.warnings.extend(self.lacking_uses(part).map(in_a_line));
         let mut obstacles = Vec::new();
         for step in &plan.steps {
