@@ -4,7 +4,7 @@
 //!   `idle_in_transaction_session_timeout`: whatever happens to this process, the server ends what it began.
 //! - Reading happens in `READ ONLY` transactions whose `statement_timeout` is the deadline of who reads: dropping the future of a query does not stop it on the server
 //!   (E-5), the timeout does.
-//! - Sessions are on whichever of the URL's hosts can be written to, and move there by themselves ([`connect`], [`session`]).
+//! - Sessions are on whichever of the URL's hosts can be written to, and move there by themselves ([`connect`], `session`).
 //! - Their settings are startup parameters. A pooler in transaction mode refuses or forgets them, and with them every promise made
 //!   here: such a connection is refused with a message that says so.
 

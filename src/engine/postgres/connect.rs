@@ -4,14 +4,14 @@
 //! configuration: a standby says that it is one, and the next host is asked; names are resolved anew each time. An address list of DNS is one host:
 //! each server needs a name of its own in the URL.
 //!
-//! The settings of a session ([`SETTINGS`]) are startup parameters, because they are promises: that a statement ends although we are gone, that times are
+//! The settings of a session (`SETTINGS`) are startup parameters, because they are promises: that a statement ends although we are gone, that times are
 //! UTC. A pooler refuses them, or takes and forgets them; either is told as what it is. In transaction mode a pooler could keep no such promise;
 //! in session mode it could, but nobody can tell the two apart from here.
 //!
 //! What sqlx takes from the environment (`PGPASSWORD`, `PGSSLROOTCERT`, …) is overwritten; where it cannot be, connecting is refused as long as the variable is
 //! set. `~/.pgpass` is not read.
 //!
-//! After a round of all hosts that found none, the next one waits ([`BACKOFF`]): until then the answer is the last one.
+//! After a round of all hosts that found none, the next one waits (`BACKOFF`): until then the answer is the last one.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;

@@ -85,7 +85,7 @@ fn words(error: &sqlx::Error) -> String {
     let what = said(error);
     match state(error).as_deref() {
         Some("42501") => format!(
-            "{what}; the sidecar's role needs SELECT and INSERT on `system_metrics`, and SELECT, INSERT and UPDATE on the `sidecar_` tables"
+            "{what}; the sidecar's role needs SELECT and INSERT on `system_metrics` (for `metric-retention` also UPDATE and DELETE), DELETE where a job deletes, and all four on the `sidecar_` tables"
         ),
         Some("25006") => format!("{what}: this server is a standby, or set to read-only"),
         Some("53100") => format!("{what}: the server's disk is full"),

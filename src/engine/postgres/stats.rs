@@ -12,7 +12,7 @@
 //! - `pg_stat_user_tables_*` are those of the [largest](SHOWN) tables; their sizes are in `atlas_database_object_bytes`, with those of their indexes.
 //! - Ages of transaction ids are `atlas_database_*_age`: the exporter calls their unit seconds. It calls counters that it does not know untyped; here they are counters.
 //!
-//! Statements differ by the version of the server ([`View::versions`]); 13 is the oldest that still got fixes when this was written.
+//! Statements differ by the version of the server (`View::versions`); 13 is the oldest that still got fixes when this was written.
 //!
 //! | since | |
 //! |---|---|

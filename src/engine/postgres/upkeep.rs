@@ -5,7 +5,7 @@
 //!
 //! - **INVALID leftovers** of a REINDEX CONCURRENTLY that was cancelled are dropped first: they cost each write, and nobody reads them.
 //! - **VACUUM (ANALYZE)** of tables with many dead or changed rows, at the pace of autovacuum.
-//! - **REINDEX INDEX CONCURRENTLY** of b-trees that are bloated beyond the threshold ([`rebuild`]).
+//! - **REINDEX INDEX CONCURRENTLY** of b-trees that are bloated beyond the threshold (`rebuild`).
 //!
 //! GIN indexes keep themselves: VACUUM brings in their pending entries.
 //!

@@ -1,14 +1,14 @@
 //! Upkeep of a SQLite file: [`Upkeep`] as `store.rs` documents it.
 //!
 //! - **Statistics**: what `PRAGMA optimize` would analyze, a table at a time. The pragma itself holds the write lock over all of them.
-//! - **Full text** ([`full_text`]): brings in what changed in the application's tables, then merges the index's segments.
+//! - **Full text** (`full_text`): brings in what changed in the application's tables, then merges the index's segments.
 //! - **Pages** that lie unused go back to the file system by `incremental_vacuum`, a few at a time: 23,777 pages in one go were 23,777 pages in the
 //!   write-ahead log, in pieces of 200 they were 544. It works where `auto_vacuum` is INCREMENTAL. That cannot be turned on without a VACUUM, which
 //!   needs the file's size twice and nobody else in it: it is for a person to decide, and never done here.
 //!
 //! After each piece the write-ahead log is checkpointed, passively: it waits for nobody and keeps nobody waiting. It is never truncated here: who
 //! follows the log (a live tail) would lose what he has not read. Where a reader keeps the log from being used anew, the work stops before it has
-//! grown by more than [`MOST_LOG`].
+//! grown by more than `MOST_LOG`.
 
 mod full_text;
 
