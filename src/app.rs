@@ -34,7 +34,7 @@ use crate::schedule::runner::{self as jobs_runner, Me, Runner as Jobs};
 use crate::schedule::trigger;
 use crate::scrape::{self, Board, Runner, Sink, Source};
 use crate::secret::redacted_url;
-use crate::task::Tasks;
+use crate::task::{Tasks, caught};
 use crate::telemetry::{self, LogLevel};
 
 const BUILD_INFO: Desc = Desc {
@@ -61,6 +61,9 @@ pub const METRICS: &[&Desc] = &[&BUILD_INFO, &RELOAD_OK, &RELOAD_TIME];
 
 /// What `/-/ready` waits for.
 const LATCHES: [&str; 4] = ["database", "server", "sources", "jobs"];
+
+/// Between a panic of the writer and its next try.
+const WRITER_REST: Duration = Duration::from_secs(5);
 
 /// How long the server may finish open requests at the end.
 const SERVER_LIMIT: Duration = Duration::from_secs(7);
@@ -129,7 +132,15 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     server_tasks.spawn("server", serving);
     ready.reach("server");
     let (ingest, stop) = (Arc::clone(&parts.ingest), writer_tasks.stop_token());
-    writer_tasks.spawn("writer", async move { ingest.run(stop).await });
+    writer_tasks.spawn("writer", async move {
+        // What a panic interrupted is back in the queue; a sidecar that is ready and stores nothing would be worse than one that tries again.
+        while let Err(panic) = caught(ingest.run(stop.clone())).await {
+            error!(panic, "the writer panicked");
+            if stop.run_until_cancelled(tokio::time::sleep(WRITER_REST)).await.is_none() {
+                break;
+            }
+        }
+    });
 
     let mut app = App {
         address,

@@ -374,7 +374,8 @@ impl Ingest {
                 }
                 Err(StoreError::Taken) => {
                     rows.iter_mut().for_each(|row| row.id = (self.new_id)(row.at));
-                    (None, "taken")
+                    // Once is an accident. Again and again it is a table that swallows rows (a trigger), and the application waits meanwhile.
+                    ((failures > 0).then_some(BACKOFF), "taken")
                 }
                 Err(e @ StoreError::Busy(_)) => {
                     if failures == 0 {
