@@ -179,7 +179,7 @@ async fn an_empty_file_gets_the_whole_seed() {
         applied,
         "atlas|1|API infrastructure|0|2026-11-22 19:00:00.500\natlas|2|search enhancement|0|2026-11-22 19:00:00.500\n\
          own|1|migrations|64|2026-11-22 19:00:00.500\nown|2|state|64|2026-11-22 19:00:00.500\n\
-         own|3|job runs|64|2026-11-22 19:00:00.500\n"
+         own|3|job runs|64|2026-11-22 19:00:00.500\nown|4|rollup|64|2026-11-22 19:00:00.500\n"
     );
     assert_eq!(scene.sql("SELECT count(*) FROM sidecar_state; SELECT count(*) FROM sidecar_metric_meta"), "0\n0\n");
     assert!(scene.migrate().await.unchanged());

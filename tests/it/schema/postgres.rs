@@ -164,7 +164,8 @@ async fn an_empty_database_gets_the_whole_seed() {
     assert_eq!(
         place.sql(applied),
         "atlas|1|API infrastructure|0|2026-11-22 19:00:00.5\natlas|2|search enhancement|0|2026-11-22 19:00:00.5\n\
-         own|1|migrations|64|2026-11-22 19:00:00.5\nown|2|state|64|2026-11-22 19:00:00.5"
+         own|1|migrations|64|2026-11-22 19:00:00.5\nown|2|state|64|2026-11-22 19:00:00.5\n\
+         own|3|job runs|64|2026-11-22 19:00:00.5\nown|4|rollup|64|2026-11-22 19:00:00.5"
     );
     let (schema, again) = (place.schema(), place.migrate().await);
     assert!(again.unchanged(), "{again}");
@@ -315,7 +316,7 @@ async fn what_counts_is_what_a_name_reaches() {
     let report = place.run_starts(&place.settings()).await.unwrap();
     assert!(report.files[0].warnings[0].contains("but `app` has tables"), "{report}");
     assert!(report.files[0].pending.iter().any(|p| p.contains("create table `api_keys`")), "{report}");
-    place.sql("DROP TABLE sidecar_migrations, sidecar_state, sidecar_metric_meta; ALTER ROLE atlas SET search_path = app, public");
+    place.sql("DROP TABLE sidecar_job_runs, sidecar_metrics_series, sidecar_metrics_rollup, sidecar_state, sidecar_metric_meta, sidecar_migrations; ALTER ROLE atlas SET search_path = app, public");
     let report = place.migrate().await;
     assert!(report.files[0].warnings.is_empty(), "{report}");
     let schemas = "SELECT DISTINCT relnamespace::regnamespace FROM pg_class WHERE relname IN ('sidecar_state', 'api_keys', 'idx_content_last_accessed')";

@@ -10,7 +10,15 @@ use super::{Place, clock};
 async fn beside_the_application_run_adds_only_its_own_and_says_what_is_missing() {
     let place = Place::made_by_the_application("older");
     let report = place.run_starts(&place.settings()).await.unwrap();
-    assert_eq!(report.files[0].steps, ["create `sidecar_migrations`", "create `sidecar_state`, `sidecar_metric_meta`"]);
+    assert_eq!(
+        report.files[0].steps,
+        [
+            "create `sidecar_migrations`",
+            "create `sidecar_state`, `sidecar_metric_meta`",
+            "create `sidecar_job_runs`",
+            "create `sidecar_metrics_series`, `sidecar_metrics_rollup`"
+        ]
+    );
     let pending = report.files[0].pending.clone();
     assert!(pending.iter().any(|p| p.contains("`idx_queue_pending`")), "{report}");
     assert_eq!(report.files[0].warnings.len(), 2, "the placeholder, and what metric_value cannot hold: {report}");
@@ -51,7 +59,7 @@ async fn with_metrics_url_the_applications_database_stays_as_it_is() {
     assert_eq!(place.dump(&[]), before);
     assert!(report.files[0].database.ends_with("/samples") && report.files[1].steps.is_empty(), "{report}");
     let tables = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
-    let own = "sidecar_metric_meta sidecar_migrations sidecar_state system_metrics";
+    let own = "sidecar_job_runs sidecar_metric_meta sidecar_metrics_rollup sidecar_metrics_series sidecar_migrations sidecar_state system_metrics";
     assert_eq!(place.cluster.psql("samples", tables), own);
 
     let report = place.try_migrate(&settings, false).await.unwrap();

@@ -25,7 +25,7 @@ async fn wherever_a_migration_ends_the_next_one_completes_it() {
     place.migrate().await;
     // Of each kind of step a few are to be done again.
     place.sql(
-        "DROP TABLE webhooks, sidecar_state, sidecar_metric_meta, sidecar_migrations; DELETE FROM api_keys;
+        "DROP TABLE webhooks, sidecar_job_runs, sidecar_metrics_series, sidecar_metrics_rollup, sidecar_state, sidecar_metric_meta, sidecar_migrations; DELETE FROM api_keys;
          ALTER TABLE processing_queue DROP worker_id; DROP INDEX idx_system_metrics_recorded;
          UPDATE content_metadata SET access_count = NULL WHERE access_count = 0",
     );
