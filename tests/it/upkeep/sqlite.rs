@@ -150,10 +150,13 @@ async fn at_its_deadline_it_stops_and_says_what_it_did_not_do() {
     let left: u32 = file.sql("PRAGMA freelist_count").parse().unwrap();
     assert!(left > 0 && left < 10_000, "{left}");
     assert_eq!(file.sql("PRAGMA integrity_check"), "ok");
+    // How far it came in that second is the machine's affair; what is left is the next run's, unless it is too little to be worth one.
+    let pages: u32 = file.sql("PRAGMA page_count").parse().unwrap();
+    let worth = left * 100 >= pages * 30;
     let desk = file.desk();
     desk.clock.set(Timestamp::from_rfc3339(NIGHT).unwrap());
     desk.by_hand(false).await;
-    assert_eq!(file.sql("PRAGMA freelist_count"), "0");
+    assert_eq!(file.sql("PRAGMA freelist_count") == "0", worth, "{left} of {pages}");
 }
 
 /// Turning it on is a VACUUM, and that is for a person to decide.
