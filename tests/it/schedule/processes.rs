@@ -8,7 +8,8 @@ use super::{SOON, faked, faked_as_before, sql, value};
 use crate::support::{SIDECAR, Sidecar, wait_for};
 
 /// A slot every minute, and nothing else that would write.
-const EVERY_MINUTE: &str = "[jobs.cache-expiry]\nschedule = \"* * * * *\"\n[scrape]\ninterval = \"1h\"\n";
+/// Nothing else in the run log.
+const EVERY_MINUTE: &str = "[jobs.cache-expiry]\nschedule = \"* * * * *\"\n[jobs.metric-rollup]\nenabled = false\n[jobs.metric-retention]\nenabled = false\n[jobs.log-pruning]\nenabled = false\n[jobs.upkeep]\nenabled = false\n[scrape]\ninterval = \"1h\"\n";
 
 /// A database whose cache takes some seconds to expire; made by a sidecar that ran before.
 fn with_cache(folder: &Path, rows: u32) -> PathBuf {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::{faked, set_clock, sql, value};
 use crate::support::{Sidecar, wait_for};
 
-const EVERY_MINUTE: &str =
-    "[jobs.cache-expiry]\nschedule = \"* * * * *\"\ncatch_up = \"run_once\"\n[scrape]\ninterval = \"1h\"\n";
+/// Nothing else in the run log.
+const EVERY_MINUTE: &str = "[jobs.cache-expiry]\nschedule = \"* * * * *\"\ncatch_up = \"run_once\"\n[jobs.metric-rollup]\nenabled = false\n[jobs.metric-retention]\nenabled = false\n[jobs.log-pruning]\nenabled = false\n[jobs.upkeep]\nenabled = false\n[scrape]\ninterval = \"1h\"\n";
 
 /// A minute until the step is noticed, one until the next slot, some seconds of jitter, and a loaded machine.
 const A_LOOK: Duration = Duration::from_secs(200);
