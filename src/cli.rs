@@ -23,6 +23,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::clock::Timestamp;
 use crate::config::{self, Loaded, Problems, Sources};
+use crate::control::Ask;
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "ATLAS_SIDECAR_CONFIG";
@@ -97,30 +98,9 @@ pub enum Verb {
     /// Ask the running sidecar whether it is ready.
     Health,
     /// Look at the jobs, or do something about them.
-    Jobs(Jobs),
+    Jobs(Ask),
     /// Something that this version does not have, by its name.
     Unavailable(&'static str),
-}
-
-/// What `jobs` does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Jobs {
-    /// Tell about all of them.
-    List,
-    /// Run one now.
-    Run {
-        /// Its name.
-        job: String,
-        /// Change nothing.
-        dry_run: bool,
-    },
-    /// Keep one from running, or let it.
-    Pause {
-        /// Its name.
-        job: String,
-        /// `false` lets it run again.
-        pause: bool,
-    },
 }
 
 /// What `export` prints.
@@ -317,10 +297,10 @@ enum TypedJobs {
 impl TypedJobs {
     fn split(self) -> (Verb, Shared) {
         let (jobs, shared) = match self {
-            Self::List(shared) => (Jobs::List, shared),
-            Self::Run { job, dry_run, shared } => (Jobs::Run { job, dry_run }, shared),
-            Self::Pause { job, shared } => (Jobs::Pause { job, pause: true }, shared),
-            Self::Resume { job, shared } => (Jobs::Pause { job, pause: false }, shared),
+            Self::List(shared) => (Ask::List, shared),
+            Self::Run { job, dry_run, shared } => (Ask::Run { job, dry_run }, shared),
+            Self::Pause { job, shared } => (Ask::Pause { job, pause: true }, shared),
+            Self::Resume { job, shared } => (Ask::Pause { job, pause: false }, shared),
         };
         (Verb::Jobs(jobs), shared)
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 use super::migrate::unreachable;
-use super::{Exit, Invocation, Jobs, complain, json_line, load, print};
+use super::{Exit, Invocation, complain, json_line, load, print};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control::{Answer, Ask, Client, Ending, Failure, JobLine, Lock, LockError};
@@ -24,22 +24,17 @@ mod terminal;
 use terminal::Line;
 
 /// Does what `wanted` says.
-pub async fn run(invocation: &Invocation, wanted: &Jobs) -> Exit {
+pub async fn run(invocation: &Invocation, wanted: &Ask) -> Exit {
     let settings = match load(invocation) {
         Ok(loaded) => loaded.settings,
         Err(exit) => return exit,
     };
-    if let Jobs::Run { job, .. } | Jobs::Pause { job, .. } = wanted
+    if let Ask::Run { job, .. } | Ask::Pause { job, .. } = wanted
         && !NAMES.contains(&job.as_str())
     {
         return unknown(job);
     }
-    let ask = match wanted.clone() {
-        Jobs::List => Ask::List,
-        Jobs::Run { job, dry_run } => Ask::Run { job, dry_run },
-        Jobs::Pause { job, pause } => Ask::Pause { job, pause },
-    };
-    match Client::ask(&settings.state_directory, ask).await {
+    match Client::ask(&settings.state_directory, wanted.clone()).await {
         Ok(client) => follow(client, wanted, invocation.json).await,
         Err(Failure::Nobody) => alone(&settings, wanted, invocation.json).await,
         Err(Failure::Broken(why)) => {
@@ -57,7 +52,7 @@ fn unknown(job: &str) -> Exit {
 }
 
 /// Prints what the running sidecar answers.
-async fn follow(mut client: Client, wanted: &Jobs, json: bool) -> Exit {
+async fn follow(mut client: Client, wanted: &Ask, json: bool) -> Exit {
     let mut line = Line::new(name(wanted));
     loop {
         match client.answer().await {
@@ -82,16 +77,16 @@ async fn follow(mut client: Client, wanted: &Jobs, json: bool) -> Exit {
     }
 }
 
-fn name(wanted: &Jobs) -> &str {
+fn name(wanted: &Ask) -> &str {
     match wanted {
-        Jobs::List => "",
-        Jobs::Run { job, .. } | Jobs::Pause { job, .. } => job,
+        Ask::List => "",
+        Ask::Run { job, .. } | Ask::Pause { job, .. } => job,
     }
 }
 
 /// Without a sidecar.
-async fn alone(settings: &Settings, wanted: &Jobs, json: bool) -> Exit {
-    if *wanted == Jobs::List {
+async fn alone(settings: &Settings, wanted: &Ask, json: bool) -> Exit {
+    if *wanted == Ask::List {
         return match Archive::open(&settings.engine).await {
             Ok(archive) => {
                 let listed = listed(settings, archive.runs()).await;
@@ -126,9 +121,9 @@ async fn alone(settings: &Settings, wanted: &Jobs, json: bool) -> Exit {
     let parts = Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), upkeep, metrics };
     runner.set_jobs(jobs::planned(&settings.jobs, &parts));
     let exit = match wanted {
-        Jobs::List => unreachable!("it needs no lock"),
-        Jobs::Run { job, dry_run } => here(&runner, job, *dry_run, json).await,
-        Jobs::Pause { job, pause } => match runner.pause(job, *pause).await {
+        Ask::List => unreachable!("it needs no lock"),
+        Ask::Run { job, dry_run } => here(&runner, job, *dry_run, json).await,
+        Ask::Pause { job, pause } => match runner.pause(job, *pause).await {
             Ok(()) => changed(wanted, json),
             Err(e) => of_refusal(&e, job),
         },
@@ -205,8 +200,8 @@ fn list(jobs: &[JobLine], json: bool) -> Exit {
     }
 }
 
-fn changed(wanted: &Jobs, json: bool) -> Exit {
-    let Jobs::Pause { job, pause } = wanted else { return Exit::Done };
+fn changed(wanted: &Ask, json: bool) -> Exit {
+    let Ask::Pause { job, pause } = wanted else { return Exit::Done };
     match json {
         true => print(&json_line(&serde_json::json!({ "job": job, "paused": pause }))),
         false => print(&format!("{job}: {}\n", if *pause { "paused" } else { "not paused" })),

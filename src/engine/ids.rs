@@ -37,6 +37,9 @@ const COUNTER_BITS: u32 = 26;
 pub struct Instance(u64);
 
 impl Instance {
+    /// Nobody's: for who only reads.
+    pub const NOBODY: Self = Self(0);
+
     /// The number kept in `<state_directory>/instance`; where there is none (or no readable one), a new one is made and kept.
     pub fn load_or_make(state_directory: &Path) -> io::Result<Self> {
         let file = state_directory.join("instance");

@@ -17,6 +17,14 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use crate::scrape::CollectError;
 use crate::store::StoreError;
 
+/// The classes that pass: the server or the way to it, somebody else's lock, a standby.
+const PASSING: &[&str] = &["08", "25", "28", "3D", "40", "53", "55", "57", "58"];
+
+/// Whether `state` belongs to one of `classes`. What comes over the network may be shorter than a class.
+fn is_of(state: &str, classes: &[&str]) -> bool {
+    state.get(..2).is_some_and(|class| classes.contains(&class))
+}
+
 /// The SQLSTATE, where the error is the server's.
 pub fn state(error: &sqlx::Error) -> Option<String> {
     Some(told(error)?.code().to_owned())
@@ -54,7 +62,7 @@ pub fn row_reason(error: &sqlx::Error) -> Option<&'static str> {
         "22021" | "22P05" => Some("encoding"),
         // raise_exception: a trigger's
         "P0001" => Some("constraint"),
-        _ if ["22", "23", "44"].contains(&&state[..2]) => Some("constraint"),
+        state if is_of(state, &["22", "23", "44"]) => Some("constraint"),
         _ => None,
     }
 }
@@ -99,9 +107,7 @@ pub fn store_error(error: sqlx::Error) -> StoreError {
     match state(&error).as_deref() {
         Some("53100") => StoreError::Full(why),
         Some("57014" | "42501" | "42P01") => StoreError::Busy(why),
-        Some(state) if ["08", "25", "28", "3D", "40", "53", "55", "57", "58"].contains(&&state[..2]) => {
-            StoreError::Busy(why)
-        }
+        Some(state) if is_of(state, PASSING) => StoreError::Busy(why),
         Some(_) => StoreError::Broken(why),
         None => match error {
             // The pool is closed for good; everything else between us and the server heals with the next connection.
@@ -123,11 +129,7 @@ pub fn collect_error(error: sqlx::Error) -> CollectError {
         // data_corrupted, index_corrupted
         Some("XX001" | "XX002") => CollectError::Malformed(why),
         // The server does not take us, refuses what we ask, or holds a lock on it.
-        Some(state)
-            if state == "42501" || ["08", "25", "28", "3D", "40", "53", "55", "57", "58"].contains(&&state[..2]) =>
-        {
-            CollectError::Unreachable(why)
-        }
+        Some(state) if state == "42501" || is_of(state, PASSING) => CollectError::Unreachable(why),
         Some(_) => CollectError::Internal(why),
         None => match error {
             sqlx::Error::PoolTimedOut => CollectError::Timeout,

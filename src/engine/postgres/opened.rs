@@ -91,6 +91,13 @@ pub struct Databases {
     own: sources::Own,
 }
 
+impl Databases {
+    /// The database that has the samples and our own tables.
+    fn with_own_tables(&self) -> &Database {
+        self.metrics.as_ref().unwrap_or(&self.app)
+    }
+}
+
 impl Opened for Databases {
     fn samples<'a>(
         &'a self,
@@ -99,7 +106,7 @@ impl Opened for Databases {
         now: Timestamp,
     ) -> Answer<'a, Option<Arc<dyn SampleStore>>> {
         Box::pin(async move {
-            let database = self.metrics.as_ref().unwrap_or(&self.app);
+            let database = self.with_own_tables();
             let cannot = |e: StoreError| EngineError::new(format!("cannot use database `{}`: {e}", database.shown()));
             let samples = Samples::new(database.clone(), instance);
             if samples.lacks().await.map_err(cannot)?.is_some() {
@@ -115,7 +122,7 @@ impl Opened for Databases {
     }
 
     fn runs(&self) -> Arc<dyn RunLog> {
-        Arc::new(Runs::new(self.metrics.as_ref().unwrap_or(&self.app).clone()))
+        Arc::new(Runs::new(self.with_own_tables().clone()))
     }
 
     fn expiry(&self) -> Arc<dyn Expiry> {
@@ -123,7 +130,7 @@ impl Opened for Databases {
     }
 
     fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
-        Some(Arc::new(Buckets::new(self.metrics.as_ref().unwrap_or(&self.app).clone())))
+        Some(Arc::new(Buckets::new(self.with_own_tables().clone())))
     }
 
     fn upkeep(&self, _settings: &Settings) -> Vec<Arc<dyn Upkeep>> {
@@ -150,8 +157,7 @@ async fn history(settings: &Settings) -> Result<Archive, EngineError> {
     };
     let database = Database::open(url, password).await?;
     // Reading needs no number of ours; nothing is registered.
-    let instance = Instance::parse("000000000000").ok_or_else(|| EngineError::new("no instance"))?;
-    let samples = Samples::new(database.clone(), instance);
+    let samples = Samples::new(database.clone(), Instance::NOBODY);
     let no_history =
         |why: &dyn std::fmt::Display| EngineError::new(format!("no history in `{}`: {why}", database.shown()));
     let usable = match samples.lacks().await {

@@ -108,6 +108,13 @@ pub struct Databases {
     own: sources::Own,
 }
 
+impl Databases {
+    /// The database that has the samples and our own tables.
+    fn with_own_tables(&self) -> &Database {
+        self.metrics.as_ref().unwrap_or(&self.app)
+    }
+}
+
 impl Opened for Databases {
     fn samples<'a>(
         &'a self,
@@ -116,7 +123,7 @@ impl Opened for Databases {
         now: Timestamp,
     ) -> Answer<'a, Option<Arc<dyn SampleStore>>> {
         Box::pin(async move {
-            let database = self.metrics.as_ref().unwrap_or(&self.app);
+            let database = self.with_own_tables();
             let cannot = |e: &dyn std::fmt::Display| {
                 EngineError::new(format!("cannot use database `{}`: {e}", database.path().display()))
             };
@@ -130,12 +137,11 @@ impl Opened for Databases {
     }
 
     fn sources<'a>(&'a self, settings: &'a Settings) -> Answer<'a, (Vec<Source>, Vec<String>)> {
-        let metrics = self.metrics.as_ref().unwrap_or(&self.app);
-        Box::pin(sources::sources(&self.app, metrics, settings, &self.own))
+        Box::pin(sources::sources(&self.app, self.with_own_tables(), settings, &self.own))
     }
 
     fn runs(&self) -> Arc<dyn RunLog> {
-        Arc::new(Runs::new(self.metrics.as_ref().unwrap_or(&self.app).clone()))
+        Arc::new(Runs::new(self.with_own_tables().clone()))
     }
 
     fn expiry(&self) -> Arc<dyn Expiry> {
@@ -143,7 +149,7 @@ impl Opened for Databases {
     }
 
     fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
-        Some(Arc::new(Buckets::new(self.metrics.as_ref().unwrap_or(&self.app).clone())))
+        Some(Arc::new(Buckets::new(self.with_own_tables().clone())))
     }
 
     fn upkeep(&self, settings: &Settings) -> Vec<Arc<dyn Upkeep>> {
@@ -185,8 +191,7 @@ async fn history(settings: &Settings) -> Result<Archive, EngineError> {
         return Err(e);
     }
     // Reading needs no number of ours; nothing is registered.
-    let instance = Instance::parse("000000000000").ok_or_else(|| EngineError::new("no instance"))?;
-    let samples = Arc::new(Samples::new(database.clone(), instance));
+    let samples = Arc::new(Samples::new(database.clone(), Instance::NOBODY));
     let own = sources::Own::new(&Registry::new());
     Ok(Archive { samples, database: Box::new(Databases { app: database, metrics: None, own }) })
 }

@@ -10,8 +10,8 @@ use atlas_sidecar::engine::FullText;
 use atlas_sidecar::engine::sqlite::Database;
 use atlas_sidecar::engine::sqlite::runs::Runs;
 use atlas_sidecar::engine::sqlite::upkeep::Keeper;
-use atlas_sidecar::store::{Ended, StoreError, Upkeep, Wear};
-use atlas_sidecar::task::Tasks;
+use atlas_sidecar::store::{Ended, Load, StoreError, Task, Tended, Tending, Upkeep, Wear};
+use atlas_sidecar::task::{Pending, Tasks};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -54,11 +54,40 @@ impl File {
     }
 
     fn desk(&self) -> Desk {
-        self.desk_for(Duration::from_secs(300))
+        Desk::new(Arc::new(Runs::new(self.database.clone())), Arc::clone(&self.keeper), Duration::from_secs(300))
+    }
+}
+
+/// A disk so slow that each piece of work takes a tenth of a second more: whatever the machine, a run of seconds does not give 10,000 pages back.
+struct Slow(Arc<dyn Upkeep>);
+
+impl Upkeep for Slow {
+    fn database(&self) -> String {
+        self.0.database()
     }
 
-    fn desk_for(&self, timeout: Duration) -> Desk {
-        Desk::new(Arc::new(Runs::new(self.database.clone())), Arc::clone(&self.keeper), timeout)
+    fn load(&self, span: Duration) -> Pending<'_, Result<Load, StoreError>> {
+        self.0.load(span)
+    }
+
+    fn plan(&self, wear: Wear) -> Pending<'_, Result<Vec<Task<'_>>, StoreError>> {
+        Box::pin(async move {
+            let slow = |work| Box::new(SlowWork(work)) as Box<dyn Tending>;
+            let tasks = self.0.plan(wear).await?.into_iter();
+            Ok(tasks.map(|task| Task { work: task.work.map(slow), ..task }).collect())
+        })
+    }
+}
+
+struct SlowWork<'a>(Box<dyn Tending + 'a>);
+
+impl Tending for SlowWork<'_> {
+    fn next(&mut self, left: Duration) -> Pending<'_, Result<Option<Tended>, StoreError>> {
+        Box::pin(async move {
+            let done = self.0.next(left).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            done
+        })
     }
 }
 
@@ -144,13 +173,15 @@ async fn a_dry_run_says_what_would_be_done() {
 #[tokio::test]
 async fn at_its_deadline_it_stops_and_says_what_it_did_not_do() {
     let file = File::new(&half_empty(20_000), Vec::new()).await;
-    let end = file.desk_for(Duration::from_secs(1)).by_hand(false).await;
+    let slow = Arc::new(Slow(Arc::clone(&file.keeper)));
+    let desk = Desk::new(Arc::new(Runs::new(file.database.clone())), slow, Duration::from_secs(3));
+    let end = desk.by_hand(false).await;
     assert_eq!(end.ended, Ended::Success, "{}", end.words);
     assert!(end.words.ends_with("pages that lie unused: no time was left"), "{}", end.words);
     let left: u32 = file.sql("PRAGMA freelist_count").parse().unwrap();
     assert!(left > 0 && left < 10_000, "{left}");
     assert_eq!(file.sql("PRAGMA integrity_check"), "ok");
-    // How far it came in that second is the machine's affair; what is left is the next run's, unless it is too little to be worth one.
+    // How far it came is the machine's affair; what is left is the next run's, unless it is too little to be worth one.
     let pages: u32 = file.sql("PRAGMA page_count").parse().unwrap();
     let worth = left * 100 >= pages * 30;
     let desk = file.desk();
