@@ -35,12 +35,13 @@
 //! rank 5  app, cli
 //! rank 4  config      knows everyone's Settings; nobody imports it but rank 5
 //! rank 3  jobs        engine          (do not know each other)
-//! rank 2  scrape, ingest → expose, control   (expose may read ingest::latest; otherwise strangers)
-//! rank 1  schedule → store            (framework and ports; the scheduler keeps its runs in the run log)
+//! rank 2  scrape, ingest → expose, control, backup   (expose may read ingest::latest; otherwise strangers)
+//! rank 1  schedule → store, object    (framework and ports; the scheduler keeps its runs in the run log)
 //! rank 0  sample clock nearest retry secret task telemetry
 //! ```
 
 pub mod app;
+pub mod backup;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -50,6 +51,7 @@ pub mod expose;
 pub mod ingest;
 pub mod jobs;
 pub mod nearest;
+pub mod object;
 pub mod retry;
 pub mod sample;
 pub mod schedule;

@@ -12,11 +12,13 @@ const RANKS: &[(&str, u8)] = &[
     ("task", 0),
     ("telemetry", 0),
     ("store", 1),
+    ("object", 1),
     ("schedule", 1),
     ("scrape", 2),
     ("ingest", 2),
     ("expose", 2),
     ("control", 2),
+    ("backup", 2),
     ("jobs", 3),
     ("engine", 3),
     ("config", 4),
@@ -44,6 +46,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     // A metronome only (S-1 to S-13); and croner 4 beside the croner 3 that it brings.
     ("tokio_cron_scheduler::", &["schedule/trigger.rs"]),
     ("croner::", &["schedule/cron.rs"]),
+    ("aws_sdk_s3::", &["object/s3.rs", "object/s3/"]),
     ("chrono_tz::", &["schedule/cron.rs", "schedule/window.rs"]),
 ];
 

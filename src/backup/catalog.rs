@@ -1,0 +1,330 @@
+//! The catalog: what a destination holds. The store is the truth; nothing else is asked.
+//!
+//! [`Catalog::load`] lists and fetches; what follows from it ([`Catalog::of`], chains, marks) is pure, so that restoring, verifying and deleting plan on the
+//! same picture, and tests on pictures that no store has to hold.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+
+use super::layout::{FORMAT, claimed, format_key, manifest_place};
+use super::manifest::{self, Manifest, Sum, rfc3339};
+use super::{Base, Kind, Place, Timeline};
+use crate::clock::Timestamp;
+use crate::object::{Listed, ObjectError, ObjectKey, ObjectStore, get_small, list_all};
+
+/// Manifests fetched at a time: enough to hide a store's latency, few enough for a Raspberry Pi.
+const AT_A_TIME: usize = 8;
+
+/// The longest claim or format that is read.
+const MOST_SMALL_BYTES: u64 = 64 << 10;
+
+/// Who has a timeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The version of this layout: [`FORMAT`].
+    pub format: u32,
+    /// Which one.
+    pub timeline: Timeline,
+    /// The state of another timeline that it goes on from; nothing where there is none.
+    pub parent: Option<Base>,
+    /// The machine.
+    pub host: String,
+    /// The installation.
+    pub instance: String,
+    /// Which file it was ([`super::Look::identity`]).
+    pub identity: String,
+    /// Why, for people.
+    pub reason: String,
+    /// When, by the owner's clock.
+    #[serde(with = "rfc3339")]
+    pub claimed: Timestamp,
+}
+
+/// A segment that was committed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// The SHA-256 of the manifest's bytes.
+    pub sha256: Sum,
+    /// How long the object is that the manifest names, by the listing; nothing where there is none.
+    pub listed_bytes: Option<u64>,
+}
+
+impl Entry {
+    /// What keeps it from being used, as far as a listing can tell.
+    pub fn fault(&self) -> Option<String> {
+        let object = self.manifest.object.as_ref()?;
+        match self.listed_bytes {
+            None => Some(format!("`{}` is missing", object.key)),
+            Some(bytes) if bytes != object.stored.bytes => {
+                Some(format!("`{}` has {bytes} bytes, its manifest says {}", object.key, object.stored.bytes))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+/// What a destination holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Catalog {
+    /// Who has which timeline.
+    pub claims: BTreeMap<Timeline, Claim>,
+    /// The segments, by where they lead to.
+    pub entries: BTreeMap<Place, Entry>,
+    /// Objects under a timeline that no manifest names: what a crash left, or somebody else's.
+    pub unnamed: Vec<Listed>,
+    /// Manifests and claims that cannot be read, with the reason.
+    pub unreadable: Vec<(ObjectKey, String)>,
+}
+
+impl Catalog {
+    /// Reads it from `store`; an empty one where nothing was ever stored. A newer layout is refused.
+    pub async fn load(store: &dyn ObjectStore) -> Result<Self, ObjectError> {
+        check_format(store).await?;
+        let listed = list_all(store, "").await?;
+        let wanted: Vec<ObjectKey> = listed
+            .iter()
+            .map(|object| &object.key)
+            .filter(|key| manifest_place(key).is_some() || claimed(key).is_some())
+            .cloned()
+            .collect();
+        let documents = stream::iter(wanted)
+            .map(|key| async move {
+                match get_small(store, &key, manifest::MOST_BYTES).await {
+                    Ok(bytes) => Ok(Some((key, bytes))),
+                    // Retention took it since the listing.
+                    Err(ObjectError::Missing(_)) => Ok(None),
+                    Err(e) => Err(e),
+                }
+            })
+            .buffer_unordered(AT_A_TIME)
+            .try_collect::<Vec<_>>()
+            .await?;
+        Ok(Self::of(&listed, documents.into_iter().flatten()))
+    }
+
+    /// Makes it of a listing and of the documents in it.
+    pub fn of(listed: &[Listed], documents: impl IntoIterator<Item = (ObjectKey, Bytes)>) -> Self {
+        let mut catalog = Self::default();
+        let lengths: BTreeMap<&str, u64> = listed.iter().map(|o| (o.key.as_str(), o.bytes)).collect();
+        for (key, bytes) in documents {
+            if let Err(why) = catalog.take(&key, &bytes, &lengths) {
+                catalog.unreadable.push((key, why));
+            }
+        }
+        catalog.unreadable.sort();
+        let named = |key: &ObjectKey| {
+            catalog.entries.values().any(|e| e.manifest.object.as_ref().is_some_and(|o| o.key == key.as_str()))
+        };
+        let under_a_timeline =
+            |key: &ObjectKey| key.as_str().split_once('/').is_some_and(|(t, _)| Timeline::parse(t).is_some());
+        catalog.unnamed = listed
+            .iter()
+            .filter(|o| under_a_timeline(&o.key) && manifest_place(&o.key).is_none() && !named(&o.key))
+            .cloned()
+            .collect();
+        catalog
+    }
+
+    fn take(&mut self, key: &ObjectKey, bytes: &Bytes, lengths: &BTreeMap<&str, u64>) -> Result<(), String> {
+        if let Some(place) = manifest_place(key) {
+            let manifest = Manifest::from_bytes(bytes)?;
+            if manifest.place() != place {
+                return Err(format!("a manifest of {}", manifest.place()));
+            }
+            let listed_bytes = manifest.object.as_ref().and_then(|o| lengths.get(o.key.as_str()).copied());
+            self.entries.insert(place, Entry { manifest, sha256: Sum::of(bytes), listed_bytes });
+        } else if let Some(timeline) = claimed(key) {
+            let claim: Claim = serde_json::from_slice(bytes).map_err(|e| format!("no claim: {e}"))?;
+            if claim.timeline != timeline || claim.format != FORMAT {
+                return Err(format!("a claim of {} in format {}", claim.timeline, claim.format));
+            }
+            self.claims.insert(timeline, claim);
+        }
+        Ok(())
+    }
+
+    /// The newest segment of `timeline`.
+    pub fn tip(&self, timeline: Timeline) -> Option<&Entry> {
+        self.entries.iter().rev().find(|(place, _)| place.timeline == timeline).map(|(_, entry)| entry)
+    }
+
+    /// The newest timeline that was claimed.
+    pub fn newest_timeline(&self) -> Option<Timeline> {
+        let written = self.entries.keys().map(|place| place.timeline);
+        self.claims.keys().copied().chain(written).max()
+    }
+
+    /// The segments that a restore of `place` applies, the full first; or what keeps it from being restored.
+    pub fn chain(&self, place: Place) -> Result<Vec<&Entry>, String> {
+        let mut chain = Vec::new();
+        let mut wanted = place;
+        loop {
+            let entry = self.entries.get(&wanted).ok_or_else(|| format!("there is no segment to {wanted}"))?;
+            if let Some(fault) = entry.fault() {
+                return Err(fault);
+            }
+            if let Some(after) = chain.last().copied().map(|after: &Entry| &after.manifest)
+                && (after.digest_before != Some(entry.manifest.digest_after)
+                    || after.page_size != entry.manifest.page_size)
+            {
+                return Err(format!("{} does not begin at the state of {wanted}", after.place()));
+            }
+            chain.push(entry);
+            match (entry.manifest.kind, entry.manifest.from) {
+                (Kind::Incremental, Some(from)) => wanted = Place { position: from, ..wanted },
+                _ => break,
+            }
+        }
+        chain.reverse();
+        Ok(chain)
+    }
+
+    /// The places on the way to `timeline`'s newest one, the newest first: its own, then those of the timelines that it goes on from, up to where each
+    /// was left.
+    pub fn ancestry(&self, timeline: Timeline) -> Vec<&Entry> {
+        let mut line = Vec::new();
+        let mut bound = None;
+        let mut at = Some(timeline);
+        while let Some(timeline) = at {
+            let own =
+                self.entries.range(..).rev().filter(|(place, _)| {
+                    place.timeline == timeline && bound.is_none_or(|bound| place.position <= bound)
+                });
+            line.extend(own.map(|(_, entry)| entry));
+            let parent = self.claims.get(&timeline).and_then(|claim| claim.parent);
+            bound = parent.map(|parent| parent.place.position);
+            // Numbers only grow, so that a claim that names itself ends nothing but its own line.
+            at = parent.map(|parent| parent.place.timeline).filter(|parent| *parent < timeline);
+        }
+        line
+    }
+}
+
+/// Refuses a layout that this version does not know.
+async fn check_format(store: &dyn ObjectStore) -> Result<(), ObjectError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let key = format_key();
+    let bytes = match get_small(store, &key, MOST_SMALL_BYTES).await {
+        Ok(bytes) => bytes,
+        Err(ObjectError::Missing(_)) => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    match serde_json::from_slice::<Format>(&bytes) {
+        Ok(Format { format }) if format == FORMAT => Ok(()),
+        Ok(Format { format }) => Err(ObjectError::Denied(format!(
+            "{} has a layout of format {format}, this version knows format {FORMAT}: use a newer atlas-sidecar",
+            store.place()
+        ))),
+        Err(e) => Err(ObjectError::Corrupt(format!("`{key}` in {} is not ours: {e}", store.place()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Position;
+    use super::super::manifest::tests::manifest;
+    use super::*;
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_millis(hours * 3_600_000)
+    }
+
+    fn place(timeline: u32, position: u64) -> Place {
+        Place { timeline: Timeline(timeline), position: Position(position) }
+    }
+
+    fn catalog(manifests: &[Manifest]) -> Catalog {
+        let mut listed = Vec::new();
+        let mut documents = Vec::new();
+        for manifest in manifests {
+            let object = manifest.object.as_ref().unwrap();
+            let key = super::super::layout::manifest_key(manifest.place());
+            let bytes: Bytes = manifest.to_bytes().into();
+            let listing = |key: ObjectKey, bytes| Listed { key, bytes, modified: manifest.observed };
+            listed.push(listing(ObjectKey::ours(&object.key), object.stored.bytes));
+            listed.push(listing(key.clone(), bytes.len() as u64));
+            documents.push((key, bytes));
+        }
+        Catalog::of(&listed, documents)
+    }
+
+    #[test]
+    fn a_chain_goes_back_to_its_full() {
+        use Kind::{Full, Incremental};
+        let kinds = [Full, Incremental, Incremental, Full, Incremental];
+        let manifests: Vec<_> =
+            kinds.iter().zip(1..).map(|(kind, n)| manifest(1, n, *kind, at(n.try_into().unwrap()))).collect();
+        let known = catalog(&manifests);
+        assert_eq!(known.unnamed, []);
+        let positions =
+            |place| known.chain(place).map(|chain| chain.iter().map(|e| e.manifest.to.0).collect::<Vec<_>>());
+        assert_eq!(positions(place(1, 3)), Ok(vec![1, 2, 3]));
+        assert_eq!(positions(place(1, 4)), Ok(vec![4]));
+        assert_eq!(positions(place(1, 5)), Ok(vec![4, 5]));
+        assert_eq!(known.tip(Timeline(1)).unwrap().manifest.to, Position(5));
+        assert_eq!(positions(place(1, 6)), Err("there is no segment to t000001/0000000006".to_owned()));
+
+        let holed = catalog(&[manifests[0].clone(), manifests[2].clone()]);
+        assert!(holed.chain(place(1, 3)).unwrap_err().contains("no segment to t000001/0000000002"));
+        let mut other = manifests[1].clone();
+        other.digest_after = Digest7::digest();
+        let broken = catalog(&[manifests[0].clone(), other, manifests[2].clone()]);
+        assert!(broken.chain(place(1, 3)).unwrap_err().contains("does not begin at the state"));
+    }
+
+    struct Digest7;
+    impl Digest7 {
+        fn digest() -> super::super::Digest {
+            format!("{:032x}", 7).parse().unwrap()
+        }
+    }
+
+    #[test]
+    fn a_lost_object_is_a_fault_and_an_unnamed_one_is_known() {
+        let full = manifest(1, 1, Kind::Full, at(1));
+        let key = super::super::layout::manifest_key(full.place());
+        let stray = Listed { key: ObjectKey::ours("t000001/stray.db.gz"), bytes: 5, modified: at(1) };
+        let guide = Listed { key: ObjectKey::ours("RESTORE.md"), bytes: 5, modified: at(1) };
+        let known = Catalog::of(&[stray.clone(), guide], [(key.clone(), full.to_bytes().into())]);
+        assert!(known.chain(place(1, 1)).unwrap_err().ends_with("is missing"));
+        assert_eq!(known.unnamed, [stray]);
+        let known = Catalog::of(&[], [(super::super::layout::manifest_key(place(1, 2)), full.to_bytes().into())]);
+        assert_eq!(known.unreadable[0].1, "a manifest of t000001/0000000001");
+    }
+
+    #[test]
+    fn ancestry_leaves_a_parent_where_it_was_left() {
+        use Kind::{Full, Incremental};
+        let mut known = catalog(&[
+            manifest(1, 1, Full, at(1)),
+            manifest(1, 2, Incremental, at(2)),
+            manifest(1, 3, Incremental, at(3)),
+            manifest(2, 4, Full, at(4)),
+        ]);
+        let claim = |timeline: u32, parent: Option<Place>| Claim {
+            format: FORMAT,
+            timeline: Timeline(timeline),
+            parent: parent.map(|place| Base { place, digest: Digest7::digest() }),
+            host: "h".to_owned(),
+            instance: "i".to_owned(),
+            identity: "1:2".to_owned(),
+            reason: "a test".to_owned(),
+            claimed: at(1),
+        };
+        known.claims.insert(Timeline(1), claim(1, None));
+        known.claims.insert(Timeline(2), claim(2, Some(place(1, 2))));
+        let line: Vec<u64> = known.ancestry(Timeline(2)).iter().map(|e| e.manifest.to.0).collect();
+        assert_eq!(line, [4, 2, 1]);
+        known.claims.insert(Timeline(2), claim(2, Some(place(2, 2))));
+        assert_eq!(known.ancestry(Timeline(2)).len(), 1);
+    }
+}

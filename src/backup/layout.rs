@@ -1,0 +1,115 @@
+//! The names of a destination's objects.
+//!
+//! ```text
+//! format                                                             {"format":1}: an old program refuses a newer layout
+//! RESTORE.md  restore.sh                                             how to restore with sqlite3 and gzip alone
+//! SHA256SUMS                                                         for `sha256sum -c`
+//! timelines/t000001.json                                             who claimed the timeline, from where it goes on
+//! t000001/0000000001-20261123T021500Z-full.db.gz                     an image of the database
+//! t000001/0000000001.json                                            its manifest: without it, the image does not exist
+//! t000001/0000000002-20261124T021500Z-incremental-from-0000000001.wal.gz
+//! t000001/0000000002.json
+//! ```
+//!
+//! A listing in the order of keys is one in the order of positions, with each manifest behind its object. A manifest's key depends on nothing but its
+//! position: of two sidecars that make the same position, only one can create it.
+
+use crate::clock::Timestamp;
+use crate::object::ObjectKey;
+
+use super::{Kind, Place, Position, Timeline};
+
+/// The version of this layout and of the manifests.
+pub const FORMAT: u32 = 1;
+
+/// Says which layout it is.
+pub fn format_key() -> ObjectKey {
+    ObjectKey::ours("format")
+}
+
+/// How to restore by hand.
+pub fn guide_key() -> ObjectKey {
+    ObjectKey::ours("RESTORE.md")
+}
+
+/// The script that restores.
+pub fn script_key() -> ObjectKey {
+    ObjectKey::ours("restore.sh")
+}
+
+/// The sums of all objects that manifests name.
+pub fn sums_key() -> ObjectKey {
+    ObjectKey::ours("SHA256SUMS")
+}
+
+/// What the keys of claims begin with.
+pub const CLAIMS: &str = "timelines/";
+
+/// The claim of a timeline.
+pub fn claim_key(timeline: Timeline) -> ObjectKey {
+    ObjectKey::ours(format!("{CLAIMS}{timeline}.json"))
+}
+
+/// The timeline that a claim's key names. Where claims cannot be created under a condition, a word follows: `timelines/t000001-9f86d081.json`.
+pub fn claimed(key: &ObjectKey) -> Option<Timeline> {
+    let name = key.as_str().strip_prefix(CLAIMS)?.strip_suffix(".json")?;
+    Timeline::parse(name.split('-').next()?)
+}
+
+/// The manifest of a position.
+pub fn manifest_key(place: Place) -> ObjectKey {
+    ObjectKey::ours(format!("{}/{}.json", place.timeline, place.position))
+}
+
+/// The place that a manifest's key names.
+pub fn manifest_place(key: &ObjectKey) -> Option<Place> {
+    let (timeline, name) = key.as_str().split_once('/')?;
+    let position = Position::parse(name.strip_suffix(".json")?)?;
+    Some(Place { timeline: Timeline::parse(timeline)?, position })
+}
+
+/// The object of a segment seen at `observed`. `form` is how its bytes are stored, as the end of a file's name: `gz`, `zst`, `gz.age`.
+pub fn object_key(place: Place, kind: Kind, from: Option<Position>, observed: Timestamp, form: &str) -> ObjectKey {
+    let seen = compact(observed);
+    let from = from.map_or_else(String::new, |from| format!("-from-{from}"));
+    let content = match kind {
+        Kind::Full => "db",
+        Kind::Incremental => "wal",
+    };
+    ObjectKey::ours(format!("{}/{}-{seen}-{kind}{from}.{content}.{form}", place.timeline, place.position))
+}
+
+/// `20261123T021500Z`: RFC 3339 without what a file's name should not have; whole seconds.
+fn compact(at: Timestamp) -> String {
+    let text = at.to_rfc3339();
+    let whole = text.split('.').next().unwrap_or_default();
+    let mut compact: String = whole.chars().filter(|c| !matches!(c, '-' | ':')).collect();
+    compact.push('Z');
+    compact
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_sort_by_position_and_read_back() {
+        let at = Timestamp::from_rfc3339("2026-11-23T02:15:00.250Z").unwrap();
+        let place = |position| Place { timeline: Timeline(1), position: Position(position) };
+        let keys = [
+            object_key(place(1), Kind::Full, None, at, "gz"),
+            manifest_key(place(1)),
+            object_key(place(2), Kind::Incremental, Some(Position(1)), at, "gz.age"),
+            manifest_key(place(2)),
+            object_key(place(10), Kind::Incremental, Some(Position(2)), at, "zst"),
+        ];
+        assert_eq!(keys[0].as_str(), "t000001/0000000001-20261123T021500Z-full.db.gz");
+        assert_eq!(keys[2].as_str(), "t000001/0000000002-20261123T021500Z-incremental-from-0000000001.wal.gz.age");
+        assert!(keys.is_sorted());
+        assert_eq!(manifest_place(&keys[1]), Some(place(1)));
+        assert_eq!(manifest_place(&keys[0]), None);
+        assert_eq!(claimed(&claim_key(Timeline(7))), Some(Timeline(7)));
+        assert_eq!(claimed(&ObjectKey::ours("timelines/t000007-9f86d081.json")), Some(Timeline(7)));
+        assert_eq!(claimed(&ObjectKey::ours("timelines/seven.json")), None);
+    }
+}
