@@ -39,6 +39,8 @@ pub mod catalog;
 pub mod digest;
 pub mod layout;
 pub mod manifest;
+pub mod prune;
+pub mod retain;
 
 use std::collections::BTreeMap;
 use std::fmt;
