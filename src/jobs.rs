@@ -3,6 +3,7 @@
 //! A job knows neither when it runs nor who else does; that is the scheduler's.
 
 pub mod expire;
+pub mod prune_backups;
 pub mod prune_logs;
 pub mod retain;
 pub mod roll_up;

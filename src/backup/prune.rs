@@ -58,9 +58,9 @@ pub struct Pruned {
     pub deleted: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Objects that the store kept though it said it deleted them, or would not delete.
+    /// Objects that the store kept though it said that it deleted them.
     pub kept_by_store: Vec<ObjectKey>,
-    /// Why they could not be deleted, where the store says so.
+    /// Why nothing more could be deleted, where the store says so.
     pub refused: Option<String>,
 }
 
@@ -103,13 +103,15 @@ pub async fn prune(
         condemn(store, fresh, now).await?;
     }
     // Manifests first.
-    let (manifests, objects): (Vec<_>, Vec<_>) = doomed.iter().partition(|c| manifest_place(&c.key).is_some());
+    let mut tried: Vec<&retain::Condemned> = Vec::new();
+    let (manifests, objects): (Vec<_>, Vec<_>) =
+        doomed.into_iter().partition(|condemned| manifest_place(&condemned.key).is_some());
     for condemned in manifests.into_iter().chain(objects) {
         if !go_on() {
             break;
         }
         match store.delete(&condemned.key).await {
-            Ok(()) | Err(ObjectError::Missing(_)) => {}
+            Ok(()) | Err(ObjectError::Missing(_)) => tried.push(condemned),
             Err(ObjectError::Denied(why)) => {
                 pruned.refused = Some(why);
                 break;
@@ -118,7 +120,7 @@ pub async fn prune(
         }
     }
     let there: BTreeSet<ObjectKey> = list_all(store, "").await?.into_iter().map(|object| object.key).collect();
-    for condemned in &doomed {
+    for condemned in tried {
         if there.contains(&condemned.key) {
             pruned.kept_by_store.push(condemned.key.clone());
         } else {
