@@ -45,7 +45,7 @@ pub mod retain;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,7 +56,30 @@ pub use digest::Digest;
 pub use manifest::Manifest;
 
 use crate::clock::Timestamp;
+use crate::object::{self, Destination};
 use crate::task::Pending;
+
+/// `[backup]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where backups go; nowhere, and none are made, where there is none.
+    pub destination: Option<Destination>,
+    /// How to talk to a bucket.
+    pub s3: object::s3::Settings,
+    /// How bytes are stored.
+    pub form: codec::Form,
+    /// What is kept for how long.
+    pub policy: retain::Policy,
+    /// What reads encrypted backups; only where somebody restores.
+    pub identity_file: Option<PathBuf>,
+}
+
+impl Settings {
+    /// `destination`, with what else a store needs to know.
+    pub fn object(&self, destination: Destination) -> object::Settings {
+        object::Settings { destination, s3: self.s3.clone() }
+    }
+}
 
 /// What kind of segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -31,9 +31,9 @@ pub struct Policy {
     /// How far back any instant can be restored.
     pub window: Duration,
     /// For how many weeks the newest full of each is kept, the present one included.
-    pub weeks: u32,
+    pub weeks: u64,
     /// For how many months, likewise.
-    pub months: u32,
+    pub months: u64,
     /// How long after it was condemned an object goes: longer than any restore takes, and than it takes to notice a mistake.
     pub grace: Duration,
 }
@@ -153,12 +153,12 @@ fn keep(catalog: &Catalog, policy: &Policy, begin: Timestamp, now: Timestamp) ->
 /// The newest full of each of the last `spans`, the present one included. `fulls` come the newest first.
 fn newest_of_each(
     fulls: &[&Entry],
-    spans: u32,
+    spans: u64,
     now: Timestamp,
     span_of: impl Fn(Timestamp) -> Option<i64>,
 ) -> BTreeSet<Place> {
     let mut seen = BTreeSet::new();
-    let first = span_of(now).map(|now| now - i64::from(spans));
+    let first = span_of(now).map(|now| now.saturating_sub_unsigned(spans));
     fulls
         .iter()
         .filter(|entry| {

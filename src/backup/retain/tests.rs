@@ -19,7 +19,7 @@ fn day(day: i64) -> Timestamp {
     Timestamp::from_millis(TODAY + day * DAY)
 }
 
-fn policy(weeks: u32, months: u32) -> Policy {
+fn policy(weeks: u64, months: u64) -> Policy {
     let days = |days: u64| Duration::from_secs(days * 86_400);
     Policy { window: days(30), weeks, months, grace: days(1) }
 }
@@ -232,7 +232,7 @@ proptest! {
     /// what stays is settled: a second plan condemns nothing more.
     #[test]
     fn every_instant_of_the_window_stays_restorable(
-        events in proptest::collection::vec(event(), 0..120), weeks in 0_u32..4, months in 0_u32..3,
+        events in proptest::collection::vec(event(), 0..120), weeks in 0_u64..4, months in 0_u64..3,
     ) {
         let (manifests, claims, gone, now) = played(&events);
         let before = catalog(&manifests, &claims, &gone);
