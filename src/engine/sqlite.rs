@@ -23,6 +23,7 @@ pub mod stats;
 pub mod table;
 pub mod times;
 pub mod upkeep;
+pub mod wal;
 
 use std::io;
 use std::ops::{Deref, DerefMut};
