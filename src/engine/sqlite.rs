@@ -14,6 +14,7 @@ pub mod expiry;
 mod history;
 mod opened;
 pub mod queries;
+pub mod rebuild;
 pub mod roll_up;
 pub mod runs;
 pub mod samples;

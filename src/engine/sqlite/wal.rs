@@ -152,6 +152,11 @@ pub fn is_page_size(bytes: u32) -> bool {
     bytes.is_power_of_two() && (512..=65_536).contains(&bytes)
 }
 
+/// The page with the bytes at 1 GiB, which SQLite locks and never writes: no log has it, and no database ends with it.
+pub fn lock_page(page_size: u32) -> u32 {
+    (1 << 30) / page_size + 1
+}
+
 fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
@@ -299,7 +304,7 @@ impl<R: Read> WalReader<R> {
 }
 
 /// Reads until `into` is full or there is no more, and says how much came.
-fn read_up_to(from: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read_up_to(from: &mut (impl Read + ?Sized), into: &mut [u8]) -> io::Result<usize> {
     let mut came = 0;
     while came < into.len() {
         match from.read(&mut into[came..]) {
