@@ -8,6 +8,7 @@
 //! A secret may stand in the table or in a file that the key with `_file` names. It leaves this module only inside [`Settings`]; neither a
 //! problem, nor a warning, nor [`redacted()`], nor the `Debug` of [`Settings`] shows one.
 
+mod backup;
 mod jobs;
 mod layers;
 mod logs;
@@ -26,6 +27,7 @@ pub use problem::{Problem, Problems};
 pub use redacted::{Redacted, redacted};
 pub(crate) use values::parse_duration;
 
+use crate::backup as backups;
 use crate::jobs as chores;
 use crate::{engine, expose, ingest, scrape, telemetry};
 
@@ -49,6 +51,8 @@ pub struct Settings {
     pub write: ingest::Settings,
     /// `[retention]` and `[jobs]`
     pub jobs: chores::Settings,
+    /// `[backup]`
+    pub backup: backups::Settings,
     /// `[log]`
     pub log: telemetry::Settings,
 }

@@ -4,12 +4,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
 use super::Settings;
+use super::backup::{checksum_word, codec_word};
 use super::values::{show_duration, show_size};
+use crate::backup;
 use crate::engine::{Builtin, Query, kind_of};
 use crate::jobs::prune_logs::Files;
 use crate::sample::globs::Globs;
@@ -37,7 +40,7 @@ struct Table {
 
 /// `settings` without secrets.
 pub fn redacted(settings: &Settings) -> Redacted {
-    let Settings { state_directory, engine, server, expose, scrape, write, jobs, log } = settings;
+    let Settings { state_directory, engine, server, expose, scrape, write, jobs, backup, log } = settings;
     let mut tables = vec![
         table("", vec![("state_directory", json!(state_directory))]),
         table(
@@ -119,6 +122,7 @@ pub fn redacted(settings: &Settings) -> Redacted {
             ("unused_percent", json!(upkeep.wear.unused_percent)),
         ],
     ));
+    tables.extend(of_backup(backup));
     tables.extend(jobs.plans.iter().map(of_job));
     tables.extend([table(
         "log",
@@ -217,6 +221,45 @@ fn of_files(files: &Files) -> Table {
         ("compress_after", json!(files.compress_after.map(show_duration).unwrap_or_default())),
     ];
     element("retention.files", keys)
+}
+
+fn of_backup(backup: &backup::Settings) -> [Table; 3] {
+    let text = |path: Option<&Path>| json!(path.unwrap_or("".as_ref()));
+    let s3 = &backup.s3;
+    // Of an access key, the id is half.
+    let id = Some(Secret::new(s3.access_key_id.as_str())).filter(|id| !id.reveal().is_empty());
+    let key = Some(&s3.secret_access_key).filter(|key| !key.reveal().is_empty());
+    [
+        table(
+            "backup",
+            vec![
+                ("destination", json!(backup.destination.as_ref().map(ToString::to_string).unwrap_or_default())),
+                ("window", span(backup.policy.window)),
+                ("keep_weekly", json!(backup.policy.weeks)),
+                ("keep_monthly", json!(backup.policy.months)),
+                ("codec", json!(codec_word(backup.form.codec))),
+                ("checksum", json!(checksum_word(s3.checksum))),
+            ],
+        ),
+        table(
+            "backup.s3",
+            vec![
+                ("endpoint", json!(s3.endpoint.as_deref().unwrap_or_default())),
+                ("region", json!(s3.region)),
+                ("path_style", json!(s3.path_style)),
+                ("ca_file", text(s3.ca_file.as_deref())),
+                ("access_key_id", hidden(id.as_ref())),
+                ("secret_access_key", hidden(key)),
+            ],
+        ),
+        table(
+            "backup.encryption",
+            vec![
+                ("recipients", json!(backup.form.recipients.iter().map(ToString::to_string).collect::<Vec<_>>())),
+                ("identity_file", text(backup.identity_file.as_deref())),
+            ],
+        ),
+    ]
 }
 
 fn of_job((name, plan): (&&str, &Plan)) -> Table {

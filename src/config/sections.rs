@@ -12,7 +12,7 @@ use super::logs::Around;
 use super::reader::{Refused, Section, Show};
 use super::sources::{self, Pace};
 use super::values::{self, Read};
-use super::{Settings, jobs};
+use super::{Settings, backup, jobs};
 use crate::engine::{self, FullText};
 use crate::ingest::latest;
 use crate::secret::Secret;
@@ -34,9 +34,10 @@ pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
         database.iter().flat_map(|d| std::iter::once(&d.url).chain(&d.metrics_url)).map(String::as_str).collect();
     let around = Around { urls, state_directory: &state_directory };
     let jobs = jobs::read(root.section("jobs"), root.section("retention"), root.section("upkeep"), &around);
+    let backup = backup::read(root.section("backup"));
     let log = logging(root.section("log"));
     let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, ..database? };
-    Some(Settings { state_directory, engine, server: server?, expose, scrape, write, jobs: jobs?, log: log? })
+    Some(Settings { state_directory, engine, server: server?, expose, scrape, write, jobs: jobs?, backup: backup?, log: log? })
 }
 
 /// `[database]`, with nothing yet in the places of `[scrape]`.
