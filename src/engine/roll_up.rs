@@ -2,8 +2,9 @@
 //!
 //! # What keeps a row from being lost, or counted twice
 //!
-//! A row of `system_metrics` leaves the table by `DELETE … RETURNING` only, and the rows that this statement yields are the rows that are
-//! counted, in the same transaction ([`settle`]). So a foreign row that is committed late, that carries a time of last year or shares its id with another
+//! The rows that leave `system_metrics` are the rows that are counted, in the same transaction ([`settle`]): on PostgreSQL those that
+//! `DELETE … RETURNING` yields; on SQLite, where nobody else writes between `BEGIN IMMEDIATE` and the commit, those that were read in it, deleted by
+//! their rowids, and the transaction is rolled back unless it is exactly as many. So a foreign row that is committed late, that carries a time of last year or shares its id with another
 //! is counted when it goes, whatever was seen of the table before. Watermarks, rowids and times of last runs are progress: they
 //! decide what is looked at next, never what is counted.
 //!
@@ -73,6 +74,9 @@ pub trait Tables {
         to: i64,
     ) -> impl Future<Output = Result<Vec<(Key, Held)>, sqlx::Error>> + Send;
 
+    /// Whether one of the hours with `from <= start < to` is sealed.
+    fn sealed_hours(&mut self, from: i64, to: i64) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
+
     /// Writes what was decided, and then the growth between these buckets and their neighbours: their own `increase`, and that of the next one.
     fn write(&mut self, width: Width, level: &Level) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
@@ -117,10 +121,11 @@ async fn by_the_hour(
     mode: Mode,
 ) -> Result<usize, sqlx::Error> {
     let Some((from, to)) = hours_of(fresh) else { return Ok(0) };
-    let held: HashMap<Key, Held> = tables.held(Width::Hour, from, to).await?.into_iter().collect();
-    if level.writes.is_empty() && !held.values().any(|hour| hour.sealed) {
+    // The usual end of a row: its bucket is there and counts it.
+    if level.writes.is_empty() && !tables.sealed_hours(from, to).await? {
         return Ok(0);
     }
+    let held: HashMap<Key, Held> = tables.held(Width::Hour, from, to).await?.into_iter().collect();
     let parts = tables.held(Width::FiveMinutes, from, to).await?;
     let level = hours(fresh, &level.writes, &parts, &held, mode);
     tables.write(Width::Hour, &level).await?;

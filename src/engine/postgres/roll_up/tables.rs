@@ -28,6 +28,10 @@ const HELD: &str = "
     SELECT start_ms, series, sealed, count, sum, min, max, first, first_ms, last, last_ms, inside
     FROM sidecar_metrics_rollup WHERE step_secs = $1 AND start_ms >= $2 AND start_ms < $3 ORDER BY start_ms";
 
+const SEALED_HOURS: &str = "
+    SELECT EXISTS (SELECT FROM sidecar_metrics_rollup
+        WHERE step_secs = 3600 AND start_ms >= $1 AND start_ms < $2 AND sealed)";
+
 const WRITE: &str = "
     INSERT INTO sidecar_metrics_rollup
         (step_secs, start_ms, series, sealed, count, sum, min, max, first, first_ms, last, last_ms, inside)
@@ -86,6 +90,10 @@ impl Tables for Buckets<'_> {
             .try_map(|row: PgRow| held_of(&row))
             .fetch_all(&mut *self.0)
             .await
+    }
+
+    async fn sealed_hours(&mut self, from: i64, to: i64) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(SEALED_HOURS).bind(from).bind(to).fetch_one(&mut *self.0).await
     }
 
     async fn write(&mut self, width: Width, level: &Level) -> Result<(), sqlx::Error> {

@@ -146,7 +146,7 @@ impl<'a> Mirror<'a> {
         for _ in 0..TRIES {
             let mut reader = self.buckets.database.read(SCAN).await?;
             let before = tables::state(&mut reader).await?.generation;
-            let mut rows = rows::read(&mut reader, &spans, (from, to)).await?;
+            let mut rows = rows::read(&mut reader, &spans, (from, to), &rows::Names::default(), None).await?;
             drop(reader);
             let mut held = Held::begin(&self.buckets.database).await?;
             let mut state = tables::state(&mut held.tx).await?;

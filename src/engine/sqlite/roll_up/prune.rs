@@ -49,7 +49,7 @@ struct Begun {
     walk: Walk,
     /// What is left of a span that was too large for one transaction.
     parts: VecDeque<Part>,
-    bad: Vec<i64>,
+    bad: BTreeSet<i64>,
 }
 
 /// What one transaction takes, if it is not too much.
@@ -98,7 +98,7 @@ impl<'a> Prune<'a> {
         let limit = state.watermark.map_or(NEVER, |watermark| self.before.min(watermark));
         let limit = Width::Hour.floor(Timestamp::from_millis(limit)).millis();
         let (walk, parts) = (Walk::new(limit), VecDeque::new());
-        Ok(Begun { counters, offsets, limit, walk, parts, bad: Vec::new() })
+        Ok(Begun { counters, offsets, limit, walk, parts, bad: BTreeSet::new() })
     }
 
     async fn step_on(&mut self, begun: &mut Begun) -> Result<Option<Done>, sqlx::Error> {
@@ -109,8 +109,7 @@ impl<'a> Prune<'a> {
                     return Ok(None);
                 };
                 let from = Width::FiveMinutes.floor(Timestamp::from_millis(found.at)).millis();
-                // Up to the next multiple of the width, so that transactions end with the hour where they can.
-                let to = (from - from.rem_euclid(self.width) + self.width).min(begun.limit);
+                let to = self.end_of(from).min(begun.limit);
                 begun.parts.push_back(Part { from, to, names: Names::default(), rows: None, found });
             }
             let Some(part) = begun.parts.front().cloned() else { continue };
@@ -128,8 +127,8 @@ impl<'a> Prune<'a> {
                     smaller.into_iter().rev().for_each(|part| begun.parts.push_front(part));
                     continue;
                 }
-            } else if part.to - part.from >= self.width && rows * 2 < self.pace.rows() {
-                self.width = (self.width * 2).min(WIDEST);
+            } else if part.to - part.from >= self.width {
+                self.widen(rows);
             }
             drop(reader);
             let done = self.take(begun, &part).await?;
@@ -139,6 +138,19 @@ impl<'a> Prune<'a> {
             begun.walk.done = (slice, part.to.max(slice + SLICE));
             return Ok(Some(done));
         }
+    }
+
+    /// Where a span from `from` on ends: with the hour where it can, so that an hour is in few transactions.
+    fn end_of(&self, from: i64) -> i64 {
+        let (hour, to) = (Width::Hour.millis(), from + self.width);
+        let end = to - to.rem_euclid(hour);
+        if end > from { end } else { to }
+    }
+
+    /// As wide as the pace allows after a span that had so many rows, but twice as wide at most.
+    fn widen(&mut self, rows: u64) {
+        let times = (self.pace.rows() as f64 / rows.max(1) as f64).clamp(1.0, 2.0);
+        self.width = ((self.width as f64 * times) as i64 / SLICE * SLICE).min(WIDEST);
     }
 
     /// `part` in smaller ones: fewer slices (what is cut off is come back to), then some names each, so that every bucket is written once; only a
@@ -151,7 +163,7 @@ impl<'a> Prune<'a> {
     ) -> Result<Vec<Part>, sqlx::Error> {
         let width = part.to - part.from;
         if width > SLICE {
-            self.width = (self.width / 2 / SLICE).max(1) * SLICE;
+            self.width = (width / 2 / SLICE).max(1) * SLICE;
             return Ok(vec![Part { to: part.from + (width / 2 / SLICE).max(1) * SLICE, ..part.clone() }]);
         }
         if part.rows.is_none() {
@@ -172,32 +184,28 @@ impl<'a> Prune<'a> {
         let span = (part.from, part.to);
         let spans = spans(part.from, part.to, &begun.offsets);
         let and = (part.from..part.to).contains(&part.found.at).then_some(part.found.rowid);
-        let mut bad_rows = 0;
-        loop {
-            let mut held = Held::begin(&self.buckets.database).await?;
-            let mut rows = rows::take(&mut held.tx, &spans, span, &part.names, and, &begun.bad).await?;
-            if !rows.bad.is_empty() {
-                held.tx.rollback().await?;
-                bad_rows += rows.bad.len() as u64;
-                begun.bad.append(&mut rows.bad);
-                if begun.bad.len() > BAD_MOST {
-                    return Err(sqlx::Error::Configuration(
-                        "too many rows of `system_metrics` have tags or names that cannot be read".into(),
-                    ));
-                }
-                continue;
-            }
-            let mut tables = tables::Buckets(&mut held.tx);
-            let applied = apply(&mut tables, &mut rows.intake, &begun.counters, Mode::Seal).await?;
-            let mut state = tables::state(&mut held.tx).await?;
-            state.generation += 1;
-            tables::remember(&mut held.tx, &state).await?;
-            let held = held.commit().await?;
-            self.pace.learn(rows.intake.rows(), held);
-            // Of a name that is cut by time, the later parts are merged into what the first has just sealed: not late.
-            let late_rows = if part.to - part.from < SLICE { 0 } else { applied.late_rows };
-            return Ok(Done { rows: rows.intake.rows(), late_rows, bad_rows, buckets: applied.buckets, held });
+        let mut held = Held::begin(&self.buckets.database).await?;
+        // Nobody writes until the commit: what is read here is what is deleted.
+        let mut rows = rows::read(&mut held.tx, &spans, span, &part.names, and).await?;
+        let known = begun.bad.len();
+        begun.bad.extend(rows::sound_in_sql(&mut held.tx, &rows.bad).await?);
+        if begun.bad.len() > BAD_MOST {
+            return Err(sqlx::Error::Configuration(
+                "too many rows of `system_metrics` have tags or names that cannot be read".into(),
+            ));
         }
+        rows::delete(&mut held.tx, &mut rows.rowids).await?;
+        let mut tables = tables::Buckets(&mut held.tx);
+        let applied = apply(&mut tables, &mut rows.intake, &begun.counters, Mode::Seal).await?;
+        let mut state = tables::state(&mut held.tx).await?;
+        state.generation += 1;
+        tables::remember(&mut held.tx, &state).await?;
+        let held = held.commit().await?;
+        self.pace.learn(rows.intake.rows(), held);
+        // Of a name that is cut by time, the later parts are merged into what the first has just sealed: not late.
+        let late_rows = if part.to - part.from < SLICE { 0 } else { applied.late_rows };
+        let bad_rows = (begun.bad.len() - known) as u64;
+        Ok(Done { rows: rows.intake.rows(), late_rows, bad_rows, buckets: applied.buckets, held })
     }
 }
 
@@ -244,7 +252,7 @@ impl Walk {
         &mut self,
         reader: &mut SqliteConnection,
         limit: i64,
-        bad: &[i64],
+        bad: &BTreeSet<i64>,
     ) -> Result<Option<Found>, sqlx::Error> {
         while let Some((from, to)) = self.lanes.last_mut() {
             let query = match &*from {
@@ -259,7 +267,7 @@ impl Walk {
                 .bind(limit)
                 .bind(self.done.0)
                 .bind(self.done.1)
-                .bind(Value::from(bad).to_string())
+                .bind(Value::from_iter(bad.iter().copied()).to_string())
                 .fetch_optional(&mut *reader)
                 .await?;
             let Some(row) = row else {

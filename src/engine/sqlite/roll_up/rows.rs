@@ -1,11 +1,15 @@
 //! The rows of `system_metrics` that a span of time holds: read, or deleted.
 
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use serde_json::Value;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection, TypeInfo as _, ValueRef as _};
 
+use crate::clock::Timestamp;
 use crate::engine::roll_up::intake::Intake;
-use crate::engine::sqlite::times::millis;
+use crate::engine::sqlite::times::{self, Raw, millis};
 
 /// Whether a row has a finite value, a name that is text, and tags that are an object (V-3, V-4, V-7, V-11). One that has not is in no bucket.
 macro_rules! sound {
@@ -36,26 +40,45 @@ macro_rules! in_span {
     };
 }
 
+macro_rules! columns {
+    () => {
+        "SELECT m.rowid, m.metric_name, m.tags, m.metric_value, m.recorded_at "
+    };
+}
+
+macro_rules! named {
+    () => {
+        " AND (?2 IS NULL OR m.metric_name >= ?2) AND (?3 IS NULL OR m.metric_name < ?3)"
+    };
+}
+
+/// What lies in the spans `?1` of the index, and the row `?4`, with names from `?2` to before `?3`. As they are stored: what a time is and whether a
+/// row is sound, Rust tells in a fraction of the time.
 const READ: &str = concat!(
-    "SELECT metric_name, tags, CAST(metric_value AS REAL), ",
-    millis!("recorded_at"),
-    ", rowid, ",
-    sound!(),
-    " FROM system_metrics WHERE rowid IN (",
-    in_span!(),
-    ")"
+    columns!(),
+    "FROM (SELECT value ->> 0 AS low, value ->> 1 AS high FROM json_each(?1)) span \
+     CROSS JOIN system_metrics m WHERE m.recorded_at >= span.low AND m.recorded_at < span.high",
+    named!(),
+    " UNION ALL ",
+    columns!(),
+    "FROM system_metrics m WHERE m.rowid = ?4",
+    named!()
 );
 
-/// Deletes the sound rows of a span whose names are from `?6` to before `?7`, and the row `?5` whose time is in it, without those of `?4`.
-const TAKE: &str = concat!(
-    "DELETE FROM system_metrics WHERE rowid IN (",
-    in_span!(),
-    " UNION ALL SELECT ?5) AND metric_name >= ?6 AND (?7 IS NULL OR metric_name < ?7) AND ",
-    sound!(),
-    " AND rowid NOT IN (SELECT value FROM json_each(?4)) RETURNING metric_name, tags, CAST(metric_value AS REAL), ",
-    millis!("recorded_at"),
-    ", rowid, 1"
-);
+/// Those of the rows `?1` that SQL takes for sound.
+const SOUND: &str =
+    concat!("SELECT rowid FROM system_metrics WHERE rowid IN (SELECT value FROM json_each(?1)) AND ", sound!());
+
+/// Neighbours go faster than the same rows by a list (2.3 against 2.7 µs each).
+const DELETE_RUN: &str = "DELETE FROM system_metrics WHERE rowid BETWEEN ?1 AND ?2";
+
+const DELETE_LIST: &str = "DELETE FROM system_metrics WHERE rowid IN (SELECT value FROM json_each(?1))";
+
+/// More runs than this are deleted by a list.
+const RUNS_MOST: usize = 64;
+
+/// How long rows gather before they are looked at again (see [`each`]).
+const GATHER: Duration = Duration::from_millis(1);
 
 const COUNT: &str = concat!("SELECT count(*) FROM (", in_span!(), " LIMIT ?4)");
 
@@ -69,10 +92,10 @@ const NAMES: &str = concat!(
     ") AND typeof(metric_name) = 'text' GROUP BY metric_name ORDER BY metric_name"
 );
 
-/// Names from one to before another.
+/// Names from one to before another, or all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names {
-    from: String,
+    from: Option<String>,
     to: Option<String>,
 }
 
@@ -90,7 +113,7 @@ pub async fn names(
         match std::str::from_utf8(row.try_get_unchecked(0)?) {
             Ok(name) if *rows > 0 && *rows + count > most => {
                 last.to = Some(name.to_owned());
-                ranges.push((Names { from: name.to_owned(), to: None }, count));
+                ranges.push((Names { from: Some(name.to_owned()), to: None }, count));
             }
             _ => *rows += count,
         }
@@ -124,67 +147,135 @@ pub async fn count(
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
-/// Rows, and how many (or which) of them are in no bucket.
+/// Rows of a span.
 #[derive(Debug, Default)]
 pub struct Rows {
     /// Those that count.
     pub intake: Intake,
-    /// The rowids of the others.
+    /// Their rowids.
+    pub rowids: Vec<i64>,
+    /// The rowids of those that are in no bucket.
     pub bad: Vec<i64>,
 }
 
 impl Rows {
-    fn push(&mut self, row: &SqliteRow) -> Result<(), sqlx::Error> {
-        let rowid = row.try_get(4)?;
-        if row.try_get::<i64, _>(5)? == 0 || !self.take(row, rowid)? {
-            self.bad.push(rowid);
-        }
+    fn push(&mut self, row: &SqliteRow, (from, to): (i64, i64)) -> Result<(), sqlx::Error> {
+        let Some(at) = time_of(row)?.filter(|at| (from..to).contains(at)) else { return Ok(()) };
+        let rowid = row.try_get_unchecked(0)?;
+        let list = if self.take(row, at, rowid)? { &mut self.rowids } else { &mut self.bad };
+        list.push(rowid);
         Ok(())
     }
 
-    fn take(&mut self, row: &SqliteRow, rowid: i64) -> Result<bool, sqlx::Error> {
-        // As bytes, because SQLite holds nobody to UTF-8.
-        let name = std::str::from_utf8(row.try_get_unchecked(0)?);
-        let tags = row.try_get_unchecked::<Option<&[u8]>, _>(1)?.map(std::str::from_utf8).transpose();
-        let (Ok(name), Ok(tags)) = (name, tags) else { return Ok(false) };
-        Ok(self.intake.push(name, tags, row.try_get(3)?, rowid, row.try_get(2)?).is_ok())
+    fn take(&mut self, row: &SqliteRow, at: i64, rowid: i64) -> Result<bool, sqlx::Error> {
+        let (Some(Some(name)), Some(tags), Some(value)) = (text_of(row, 1)?, text_of(row, 2)?, number_of(row)?) else {
+            return Ok(false);
+        };
+        Ok(self.intake.push(name, tags, at, rowid, value).is_ok())
     }
 }
 
-/// Reads the rows of a span.
-pub async fn read(connection: &mut SqliteConnection, spans: &str, (from, to): (i64, i64)) -> Result<Rows, sqlx::Error> {
+/// A text, or NULL; nothing for what is neither. SQLite holds nobody to UTF-8.
+fn text_of(row: &SqliteRow, column: usize) -> Result<Option<Option<&str>>, sqlx::Error> {
+    let stored = row.try_get_raw(column)?;
+    if stored.is_null() {
+        return Ok(Some(None));
+    }
+    if stored.type_info().name() != "TEXT" {
+        return Ok(None);
+    }
+    Ok(std::str::from_utf8(row.try_get_unchecked(column)?).ok().map(Some))
+}
+
+fn number_of(row: &SqliteRow) -> Result<Option<f64>, sqlx::Error> {
+    let stored = row.try_get_raw(3)?;
+    let number = match stored.type_info().name() {
+        _ if stored.is_null() => None,
+        "INTEGER" => Some(row.try_get_unchecked::<i64, _>(3)? as f64),
+        "REAL" => Some(row.try_get_unchecked::<f64, _>(3)?),
+        _ => None,
+    };
+    Ok(number.filter(|number| number.is_finite()))
+}
+
+fn time_of(row: &SqliteRow) -> Result<Option<i64>, sqlx::Error> {
+    let stored = row.try_get_raw(4)?;
+    let raw = match stored.type_info().name() {
+        _ if stored.is_null() => Raw::None,
+        "INTEGER" => Raw::Integer(row.try_get_unchecked(4)?),
+        "REAL" => Raw::Real(row.try_get_unchecked(4)?),
+        "TEXT" => std::str::from_utf8(row.try_get_unchecked(4)?).map_or(Raw::None, Raw::Text),
+        _ => Raw::None,
+    };
+    Ok(times::read(raw).map(Timestamp::millis))
+}
+
+/// Reads the rows of a span that the spans of the index and `and` lead to, as far as they have one of `names`.
+pub async fn read(
+    connection: &mut SqliteConnection,
+    spans: &str,
+    span: (i64, i64),
+    names: &Names,
+    and: Option<i64>,
+) -> Result<Rows, sqlx::Error> {
     let mut rows = Rows::default();
-    sqlx::query(READ)
-        .bind(spans)
-        .bind(from)
-        .bind(to)
-        .try_map(|row: SqliteRow| rows.push(&row))
-        .fetch_all(connection)
-        .await?;
+    let mut and_seen = false;
+    let query =
+        sqlx::query(READ).bind(spans).bind(names.from.as_deref()).bind(names.to.as_deref()).bind(and).fetch(connection);
+    each(query, |row| {
+        // It may be in the spans as well.
+        if and.is_some() && and == Some(row.try_get_unchecked(0)?) && std::mem::replace(&mut and_seen, true) {
+            return Ok(());
+        }
+        rows.push(&row, span)
+    })
+    .await?;
     Ok(rows)
 }
 
-/// Deletes the rows of a span and gives what was deleted. Where [`Rows::bad`] names some, the transaction must not be committed: they are gone
-/// and cannot be counted. Name them in `without` and try again.
-pub async fn take(
-    connection: &mut SqliteConnection,
-    spans: &str,
-    (from, to): (i64, i64),
-    names: &Names,
-    and: Option<i64>,
-    without: &[i64],
-) -> Result<Rows, sqlx::Error> {
-    let mut rows = Rows::default();
-    sqlx::query(TAKE)
-        .bind(spans)
-        .bind(from)
-        .bind(to)
-        .bind(Value::from(without).to_string())
-        .bind(and)
-        .bind(names.from.as_str())
-        .bind(names.to.as_deref())
-        .try_map(|row: SqliteRow| rows.push(&row))
-        .fetch_all(connection)
-        .await?;
-    Ok(rows)
+/// Gives each row to `take`. They come from SQLite's own thread, one by one: to wake somebody up for each of them takes that thread longer than
+/// reading it, and the write lock is held meanwhile. So whoever takes them looks every now and then.
+async fn each(
+    mut rows: impl Stream<Item = Result<SqliteRow, sqlx::Error>> + Unpin,
+    mut take: impl FnMut(SqliteRow) -> Result<(), sqlx::Error>,
+) -> Result<(), sqlx::Error> {
+    loop {
+        match rows.next().now_or_never() {
+            Some(Some(row)) => take(row?)?,
+            Some(None) => return Ok(()),
+            None => tokio::time::sleep(GATHER).await,
+        }
+    }
+}
+
+/// Deletes these rows, each of them and no other: where one stays, the transaction must not be committed, and that is the error.
+pub async fn delete(connection: &mut SqliteConnection, rowids: &mut [i64]) -> Result<(), sqlx::Error> {
+    rowids.sort_unstable();
+    let runs = rowids.chunk_by(|one, next| *next == one + 1);
+    let mut gone = 0;
+    if runs.clone().nth(RUNS_MOST).is_some() {
+        let list = Value::from(&*rowids).to_string();
+        gone += sqlx::query(DELETE_LIST).bind(list).execute(&mut *connection).await?.rows_affected();
+    } else {
+        for run in runs {
+            let (first, last) = (run[0], run[run.len() - 1]);
+            let done = sqlx::query(DELETE_RUN).bind(first).bind(last).execute(&mut *connection).await?;
+            gone += done.rows_affected();
+        }
+    }
+    if gone == rowids.len() as u64 {
+        return Ok(());
+    }
+    Err(sqlx::Error::Configuration(
+        format!("{} rows of `system_metrics` were to be deleted and {gone} were: a trigger keeps them?", rowids.len())
+            .into(),
+    ))
+}
+
+/// Those of the rows `bad` that SQL takes for sound.
+pub async fn sound_in_sql(connection: &mut SqliteConnection, bad: &[i64]) -> Result<Vec<i64>, sqlx::Error> {
+    match bad {
+        [] => Ok(Vec::new()),
+        _ => sqlx::query_scalar(SOUND).bind(Value::from(bad).to_string()).fetch_all(connection).await,
+    }
 }

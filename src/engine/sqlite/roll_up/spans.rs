@@ -4,6 +4,7 @@
 //! offset from UTC that writers use, once with a space and once with a `T` between date and time; and once each for seconds and milliseconds.
 //! They are a superset; `millis!` decides exactly.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use serde_json::Value;
@@ -18,22 +19,39 @@ pub const OFFSET_MOST: i64 = 15 * 3_600_000;
 
 const MINUTE: i64 = 60_000;
 
-/// Spans of the index, `[[from, to], …]`, that hold all rows with `from <= time < to` (milliseconds).
+/// Spans of the index, `[[from, to], …]`, that hold all rows with `from <= time < to` (milliseconds), each of them once.
 pub fn spans(from: i64, to: i64, offsets: &BTreeSet<i64>) -> String {
-    let mut spans = Vec::new();
+    let mut texts = Vec::new();
     for offset in offsets.iter().copied().chain([0]).collect::<BTreeSet<i64>>() {
         for separator in [' ', 'T'] {
-            let low = minute(from + offset * MINUTE, separator);
             // Texts go on behind the minute, so the end is the next one.
-            let high = minute(to + offset * MINUTE + MINUTE - 1, separator);
-            spans.push(Value::from(vec![low, high]));
+            let (low, high) = (from + offset * MINUTE, to + offset * MINUTE + MINUTE - 1);
+            texts.push((minute(low, separator), minute(high, separator)));
         }
     }
     // A millisecond more on both sides: the exact test rounds.
     let (low, high) = ((from - 1) as f64, (to + 1) as f64);
-    spans.push(Value::from(vec![low / 1000.0, high / 1000.0]));
-    spans.push(Value::from(vec![low, high]));
-    Value::from(spans).to_string()
+    let numbers = apart(vec![(low / 1000.0, high / 1000.0), (low, high)]);
+    let of = |(low, high): (Value, Value)| Value::from(vec![low, high]);
+    let texts = apart(texts).into_iter().map(|(low, high)| of((low.into(), high.into())));
+    Value::from_iter(texts.chain(numbers.into_iter().map(|(low, high)| of((low.into(), high.into()))))).to_string()
+}
+
+/// The same without what two of them share: other offsets are hours away, and a `T` comes behind every space of its day.
+fn apart<T: PartialOrd>(mut spans: Vec<(T, T)>) -> Vec<(T, T)> {
+    spans.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+    let mut apart: Vec<(T, T)> = Vec::with_capacity(spans.len());
+    for (low, high) in spans {
+        match apart.last_mut() {
+            Some(last) if low <= last.1 => {
+                if high > last.1 {
+                    last.1 = high;
+                }
+            }
+            _ => apart.push((low, high)),
+        }
+    }
+    apart
 }
 
 /// The first sixteen characters of a time's text.
@@ -73,6 +91,26 @@ mod tests {
         assert!(!text("2026-11-22 17:04:59.999") && !text("2026-11-22 17:10") && !text("2026-11-22T18:06:00+01:00"));
         for number in [at as f64 / 1000.0, at as f64, (at + 299_999) as f64] {
             assert!(spans.iter().any(|(l, h)| l.as_f64().is_some_and(|l| l <= number) && h.as_f64().unwrap() > number));
+        }
+    }
+
+    /// A row that were in two of them would be counted twice.
+    #[test]
+    fn no_two_spans_share_anything() {
+        let day = 86_400_000;
+        for (from, to) in
+            [(0, 300_000), (1_795_305_600_000, 1_795_305_900_000), (1_795_305_600_000, 1_795_305_600_000 + day)]
+        {
+            let text = spans(from, to, &(-840..=840).step_by(60).collect());
+            let spans: Vec<(Value, Value)> = serde_json::from_str(&text).unwrap();
+            let key =
+                |value: &Value| (value.is_string(), value.as_f64().unwrap_or(0.0), value.as_str().map(str::to_owned));
+            for ((low, high), (other_low, other_high)) in
+                spans.iter().enumerate().flat_map(|(n, one)| spans[..n].iter().map(move |other| (one, other)))
+            {
+                let apart = key(high) < key(other_low) || key(other_high) < key(low);
+                assert!(apart, "{low}-{high} and {other_low}-{other_high}");
+            }
         }
     }
 

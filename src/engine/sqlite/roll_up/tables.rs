@@ -43,6 +43,10 @@ const HELD: &str = "
     SELECT start_ms, series, sealed, count, sum, min, max, first, first_ms, last, last_ms, inside
     FROM sidecar_metrics_rollup WHERE step_secs = ? AND start_ms >= ? AND start_ms < ? ORDER BY start_ms";
 
+const SEALED_HOURS: &str = "
+    SELECT EXISTS (SELECT 1 FROM sidecar_metrics_rollup
+        WHERE step_secs = 3600 AND start_ms >= ?1 AND start_ms < ?2 AND sealed = 1)";
+
 impl Tables for Buckets<'_> {
     async fn ids(&mut self, series: &[Series]) -> Result<Vec<i64>, sqlx::Error> {
         let mut known = known(self.0, series).await?;
@@ -69,6 +73,10 @@ impl Tables for Buckets<'_> {
             .try_map(|row: SqliteRow| held_of(&row))
             .fetch_all(&mut *self.0)
             .await
+    }
+
+    async fn sealed_hours(&mut self, from: i64, to: i64) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar(SEALED_HOURS).bind(from).bind(to).fetch_one(&mut *self.0).await
     }
 
     async fn write(&mut self, width: Width, level: &Level) -> Result<(), sqlx::Error> {
@@ -207,6 +215,7 @@ mod tests {
                 ],
             ),
             (HELD, vec!["(step_secs=? AND start_ms>? AND start_ms<?)"]),
+            (SEALED_HOURS, vec!["(step_secs=? AND start_ms>? AND start_ms<?)"]),
         ] {
             let plan = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}")));
             let plan: Vec<String> =
