@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::shared::{MANY, Shared, instance};
+use super::shared::{Shared, instance};
 use crate::support::postgres::Cluster;
 use crate::support::{SIDECAR, wait_for};
 
@@ -59,7 +59,7 @@ fn log_pruning_of_tables() {
         let rule = "[[retention.tables]]\ntable = \"access_log\"\ntime_column = \"at\"\nwhere = \"status < 500\"\n";
         configure(folder, &shared, rule);
         shared.sql("CREATE TABLE access_log (id varchar(36) PRIMARY KEY, at timestamp, status int, path text)");
-        let old = MANY;
+        let old = 3_000;
         shared.slow_down("access_log");
         shared.insert("access_log", old, &format!("'old-' || n, '2020-01-01 00:00:00', 200, '{}'", Shared::wide()));
         shared.insert("access_log", 500, "'error-' || n, '2020-01-01 00:00:00', 500, '/'");

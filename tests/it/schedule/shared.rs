@@ -92,7 +92,7 @@ impl Shared {
     pub fn slow_down(&self, table: &str) {
         self.sql(&match self {
             Self::Sqlite(_) => format!(
-                "CREATE TRIGGER slowly_{table} BEFORE DELETE ON {table} BEGIN SELECT length(hex(randomblob(200000))); END"
+                "CREATE TRIGGER slowly_{table} BEFORE DELETE ON {table} BEGIN SELECT length(hex(randomblob(50000))); END"
             ),
             Self::Postgres(_) => format!(
                 "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.001); RETURN OLD; END $$;
