@@ -273,6 +273,9 @@ enum TypedJobs {
         /// Change nothing; print what would be done
         #[arg(long)]
         dry_run: bool,
+        /// The clock is right: delete by it, although it jumped or differs from the database server's
+        #[arg(long, conflicts_with = "dry_run")]
+        clock_is_right: bool,
         #[command(flatten)]
         shared: Shared,
     },
@@ -298,7 +301,7 @@ impl TypedJobs {
     fn split(self) -> (Verb, Shared) {
         let (jobs, shared) = match self {
             Self::List(shared) => (Ask::List, shared),
-            Self::Run { job, dry_run, shared } => (Ask::Run { job, dry_run }, shared),
+            Self::Run { job, dry_run, clock_is_right, shared } => (Ask::Run { job, dry_run, clock_is_right }, shared),
             Self::Pause { job, shared } => (Ask::Pause { job, pause: true }, shared),
             Self::Resume { job, shared } => (Ask::Pause { job, pause: false }, shared),
         };

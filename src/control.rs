@@ -90,6 +90,9 @@ pub enum Ask {
         job: String,
         /// Whether nothing may be changed.
         dry_run: bool,
+        /// Whether the clock is right, whatever there is to doubt.
+        #[serde(default)]
+        clock_is_right: bool,
     },
     /// Keep a job from running, or let it.
     Pause {

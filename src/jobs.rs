@@ -17,7 +17,7 @@ use prometheus::Registry;
 
 use crate::sample::Desc;
 use crate::schedule::Job;
-use crate::schedule::runner::{Plan, Planned};
+use crate::schedule::runner::{self, Plan, Planned};
 use crate::store::{Expiry, RollUps, Upkeep};
 
 /// All jobs, by name: each has a section `[jobs.NAME]`.
@@ -32,6 +32,13 @@ pub struct Settings {
     pub retention: Retention,
     /// When and at what upkeep is done.
     pub upkeep: upkeep::Settings,
+}
+
+impl Settings {
+    /// The name of job `name` in the run log of the sidecar `owner`.
+    pub fn known_as(&self, name: &str, owner: &str) -> String {
+        runner::known_as(name, name == prune_logs::PRUNE_LOGS && self.retention.logs.is_own(), owner)
+    }
 }
 
 /// `[retention]`

@@ -15,6 +15,7 @@
 //!
 //! - **A slot is run once**, over restarts and over sidecars: it is claimed in the run log under a unique key before anything is done.
 //! - **A job runs once at a time**, in this process and in all others (S-5); a request while it runs is refused and says who runs it.
+//! - **What is a sidecar's own** ([`Job::is_own`]: files on its host) has slots of its own beside the others'; all the rest holds for it as well.
 //! - **A dead owner blocks nobody for long.** Whoever runs a job moves its lease on every 15 s. A run whose lease has not moved for 45 s, by the
 //!   monotonic clock of whoever looks, is taken over; nobody has to believe another machine's wall clock, or that nobody set it. Whoever cannot move
 //!   its lease for that long stops by itself before. What this installation itself left behind is taken over at once: the state directory's lock tells
@@ -51,6 +52,11 @@ use crate::task::Pending;
 pub trait Job: Send + Sync {
     /// Its name: lower-case words with `-`.
     fn name(&self) -> &'static str;
+
+    /// Whether each sidecar does it for itself, at its own slots: what it is about lies on that sidecar's host and not in the database.
+    fn is_own(&self) -> bool {
+        false
+    }
 
     /// Does it once, in bounded pieces, with [`JobContext::check`] between them.
     fn run<'a>(&'a self, cx: &'a JobContext) -> Pending<'a, Result<Outcome, JobError>>;
@@ -141,6 +147,7 @@ pub struct JobContext {
     deadline: Instant,
     reason: Reason,
     slot: Timestamp,
+    vouched: bool,
     doubt: Option<String>,
     flow: channel::Sender<Flow>,
 }
@@ -166,10 +173,24 @@ impl JobContext {
         matches!(self.reason, Reason::Manual | Reason::DryRun)
     }
 
-    /// Why the clock should not be believed, where it should not: a job that deletes by age deletes nothing then (T-5). A manual run has no
-    /// doubts: whoever asks for it has looked at the clock.
+    /// Why the clock should not be believed, where it should not: a job that deletes by age deletes nothing then (T-5), and ends with
+    /// [`refuse`](Self::refuse).
     pub fn clock_doubt(&self) -> Option<&str> {
         self.doubt.as_deref()
+    }
+
+    /// Whether the clock is not to be doubted, for whatever reason else a job may find: somebody has said for this run that it is right, or
+    /// nothing is changed by it.
+    pub fn trusts_clock(&self) -> bool {
+        self.vouched
+    }
+
+    /// The end of a run that did nothing because of `doubt`: who asked for it did not get what was asked for.
+    pub fn refuse(&self, doubt: &str) -> Result<Outcome, JobError> {
+        match self.manual() {
+            true => Err(JobError::Failed(doubt.to_owned())),
+            false => Ok(Outcome::skipped(doubt)),
+        }
     }
 
     /// What is left until the timeout: the limit of every query.

@@ -420,6 +420,8 @@ pub struct Standing {
     pub last_success: Option<Timestamp>,
     /// Since when somebody has wanted it not to run.
     pub paused: Option<Timestamp>,
+    /// What time it is by the clock of the database's server; nothing where the database has none.
+    pub server_time: Option<Timestamp>,
 }
 
 /// Who runs which job when, in the database, so that neither a restart nor a second sidecar runs a slot twice.

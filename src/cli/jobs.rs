@@ -6,12 +6,14 @@
 use std::sync::Arc;
 
 use prometheus::Registry;
+use tokio::sync::watch::Receiver;
 
 use super::migrate::unreachable;
 use super::{Exit, Invocation, complain, json_line, load, print};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control::{Answer, Ask, Client, Ending, Failure, JobLine, Lock, LockError};
+use crate::engine::ids::Instance;
 use crate::engine::{Archive, Engine};
 use crate::jobs::{self, NAMES, Parts};
 use crate::schedule::Flow;
@@ -122,7 +124,9 @@ async fn alone(settings: &Settings, wanted: &Ask, json: bool) -> Exit {
     runner.set_jobs(jobs::planned(&settings.jobs, &parts));
     let exit = match wanted {
         Ask::List => unreachable!("it needs no lock"),
-        Ask::Run { job, dry_run } => here(&runner, job, *dry_run, json).await,
+        Ask::Run { job, dry_run, clock_is_right } => {
+            here(&runner, job, runner.run_asked(job, *dry_run, *clock_is_right).await, json).await
+        }
         Ask::Pause { job, pause } => match runner.pause(job, *pause).await {
             Ok(()) => changed(wanted, json),
             Err(e) => of_refusal(&e, job),
@@ -135,8 +139,10 @@ async fn alone(settings: &Settings, wanted: &Ask, json: bool) -> Exit {
 async fn listed(settings: &Settings, log: Arc<dyn RunLog>) -> Result<Vec<JobLine>, Exit> {
     let now = Clock::system().now();
     let mut lines = Vec::with_capacity(settings.jobs.plans.len());
+    let owner = Instance::load(&settings.state_directory).map(|instance| instance.to_string()).unwrap_or_default();
     for (name, plan) in &settings.jobs.plans {
-        let listed = runner::look(log.as_ref(), name, plan, now).await;
+        let known = settings.jobs.known_as(name, &owner);
+        let listed = runner::look(log.as_ref(), name, &known, plan, now).await;
         lines.push(JobLine::from(&listed.map_err(|e| {
             complain(&format!("the run log cannot be read: {e}"), None);
             Exit::Unreachable
@@ -145,9 +151,9 @@ async fn listed(settings: &Settings, log: Arc<dyn RunLog>) -> Result<Vec<JobLine
     Ok(lines)
 }
 
-/// Runs a job in this process. The first Ctrl-C asks it to stop, and its end is recorded.
-async fn here(runner: &Runner, job: &str, dry_run: bool, json: bool) -> Exit {
-    let mut flow = match runner.run_now(job, dry_run).await {
+/// Follows a run in this process. The first Ctrl-C asks it to stop, and its end is recorded.
+async fn here(runner: &Runner, job: &str, begun: Result<Receiver<Flow>, Refused>, json: bool) -> Exit {
+    let mut flow = match begun {
         Ok(flow) => flow,
         Err(e) => return of_refusal(&e, job),
     };

@@ -109,7 +109,7 @@ async fn answer(stream: UnixStream, runner: &Runner, stop: &CancellationToken) -
             let done = runner.pause(&job, pause).await;
             send(&mut write, done.map_or_else(|e| of_refusal(&e), |()| Answer::Done)).await
         }
-        Ask::Run { job, dry_run } => match runner.run_now(&job, dry_run).await {
+        Ask::Run { job, dry_run, clock_is_right } => match runner.run_asked(&job, dry_run, clock_is_right).await {
             Ok(flow) => follow(&mut write, flow, stop).await,
             Err(e) => send(&mut write, of_refusal(&e)).await,
         },

@@ -40,6 +40,11 @@ impl Instance {
     /// Nobody's: for who only reads.
     pub const NOBODY: Self = Self(0);
 
+    /// The number kept in `<state_directory>/instance`, if there is one; nothing is made.
+    pub fn load(state_directory: &Path) -> Option<Self> {
+        fs::read_to_string(state_directory.join("instance")).ok().and_then(|text| Self::parse(text.trim_end()))
+    }
+
     /// The number kept in `<state_directory>/instance`; where there is none (or no readable one), a new one is made and kept.
     pub fn load_or_make(state_directory: &Path) -> io::Result<Self> {
         let file = state_directory.join("instance");

@@ -17,6 +17,7 @@ pub mod expiry;
 mod history;
 mod numbers;
 mod opened;
+pub mod pressure;
 pub mod queries;
 pub mod roll_up;
 pub mod runs;

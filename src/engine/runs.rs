@@ -151,6 +151,8 @@ macro_rules! run_log {
                     sqlx::query_as(LAST).bind(job).fetch_optional(&mut *reader).await.map_err(store_error)?;
                 let success: Option<String> =
                     sqlx::query_scalar(LAST_SUCCESS).bind(job).fetch_one(&mut *reader).await.map_err(store_error)?;
+                let server_time: Option<String> =
+                    sqlx::query_scalar(SERVER_TIME).fetch_one(&mut *reader).await.map_err(store_error)?;
                 Ok(Standing {
                     since: maybe_time(state(&mut reader, &since_key(job, schedule)).await?.as_deref())?,
                     settled: maybe_time(settled.as_deref())?,
@@ -158,6 +160,7 @@ macro_rules! run_log {
                     last: last.map(run_of).transpose()?,
                     last_success: maybe_time(success.as_deref())?,
                     paused: maybe_time(state(&mut reader, &paused_key(job)).await?.as_deref())?,
+                    server_time: maybe_time(server_time.as_deref())?,
                 })
             }
 

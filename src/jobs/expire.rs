@@ -62,7 +62,7 @@ impl Job for CacheExpiry {
 /// Takes what is over by `rule` out of its table.
 async fn expire(expiry: &dyn Expiry, rule: &Rule, cx: &JobContext) -> Result<Outcome, JobError> {
     if let Some(doubt) = cx.clock_doubt() {
-        return Ok(Outcome::skipped(doubt));
+        return cx.refuse(doubt);
     }
     let Some(Swept { rows, .. }) = sweep(expiry, rule, cx, &mut |rows| cx.progress(rows, None, "rows")).await? else {
         return Ok(Outcome::skipped(absent(rule)));
@@ -94,13 +94,13 @@ pub(super) async fn sweep(
         cx.check()?;
         let within = cx.time_left().min(STEP_LIMIT);
         let step = Step { from, limit, within, dry_run: cx.dry_run() };
-        let Some(expired) = patiently(expiry, rule, now, step, cx).await? else { return Ok(None) };
+        let Some((looked_at, expired)) = patiently(expiry, rule, now, step, cx).await? else { return Ok(None) };
         swept.rows += expired.rows;
         swept.unread += expired.unread;
         gone(swept.rows);
         let Some(next) = expired.next else { return Ok(Some(swept)) };
         from = next;
-        limit = next_limit(limit, expired.held);
+        limit = next_limit(looked_at, expired.held);
         if !expired.held.is_zero() {
             cx.rest(expired.held).await?;
         }
@@ -112,20 +112,22 @@ pub(super) fn absent(rule: &Rule) -> String {
     format!("there is no `{}` with {}", rule.table, columns(rule))
 }
 
-/// A step, tried again while somebody else is at the database.
+/// A step, tried again while somebody else is at the database; and how many rows it looked at. Each try looks at half as many: what ended the one before
+/// may have been its own limit, where each row costs the application's triggers.
 async fn patiently(
     expiry: &dyn Expiry,
     rule: &Rule,
     now: Timestamp,
-    step: Step,
+    mut step: Step,
     cx: &JobContext,
-) -> Result<Option<Expired>, JobError> {
+) -> Result<Option<(u32, Expired)>, JobError> {
     let mut failures = 0;
     loop {
         match expiry.expire(rule, now, step).await {
             Err(StoreError::Busy(_)) if failures + 1 < TRIES => failures += 1,
-            done => return Ok(done?),
+            done => return Ok(done?.map(|expired| (step.limit, expired))),
         }
+        step.limit = (step.limit / 2).max(LEAST);
         cx.rest(Duration::from_millis(200) * failures).await?;
     }
 }

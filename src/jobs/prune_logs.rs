@@ -11,6 +11,10 @@
 //! Whose file it is does not matter: logs of one directory belong to several users, and who may unlink there is the directory's matter. Rules do not
 //! depend on each other: one that fails lets the others run, and the run fails at its end with all their reasons. A table or directory that is not there
 //! is no failure.
+//!
+//! Several sidecars of one database share the slots of what is in the database. Files are in none: where a sidecar has `[[retention.files]]`, the whole job is its own
+//! ([`Job::is_own`]), or the files of one host would be pruned and those of all others never. Its tables it then goes through as well, though another sidecar
+//! may: each of two that delete what is past its age finds what the other has left, and one job with one outcome is worth a table read twice.
 
 mod directory;
 mod pack;
@@ -133,6 +137,13 @@ pub struct Settings {
     pub guarded: Guarded,
 }
 
+impl Settings {
+    /// Whether each sidecar prunes for itself: files are its host's.
+    pub fn is_own(&self) -> bool {
+        !self.files.is_empty()
+    }
+}
+
 /// Prunes.
 pub struct LogPruning {
     expiry: Arc<dyn Expiry>,
@@ -152,7 +163,7 @@ impl LogPruning {
             return Ok(Outcome::skipped("there are no `[[retention.tables]]` and no `[[retention.files]]`"));
         }
         if let Some(doubt) = cx.clock_doubt() {
-            return Ok(Outcome::skipped(doubt));
+            return cx.refuse(doubt);
         }
         // Counted anew below: several rules may be about one table or directory.
         if !cx.dry_run() {
@@ -223,6 +234,10 @@ impl LogPruning {
 impl Job for LogPruning {
     fn name(&self) -> &'static str {
         PRUNE_LOGS
+    }
+
+    fn is_own(&self) -> bool {
+        self.settings.is_own()
     }
 
     fn run<'a>(&'a self, cx: &'a JobContext) -> Pending<'a, Result<Outcome, JobError>> {

@@ -1,8 +1,15 @@
 //! `metric-retention`: moves rows of `system_metrics` that are past their age into sealed buckets, and deletes buckets that are past theirs.
 //!
-//! Three things stop it, and each says so in `atlas_sidecar_retention_blocked`: a clock that is doubted, a newest row that is more than a day old (the
-//! clock may be wrong, or nobody writes; either way nothing grows: T-5), and rolling up that has not come as far as rows should go. The first two are
-//! a person's to decide: a run by hand has looked at the clock.
+//! What stops it says so in `atlas_sidecar_retention_blocked`:
+//!
+//! - a clock that is doubted (T-5; see `schedule::watch`);
+//! - a newest row that is more than a day old: the clock may be wrong, or nobody writes; either way nothing grows;
+//! - rows that are to go, and behind the newest of them a gap as long as rows are kept: what a sidecar sees whose clock was in 2036 already when it began,
+//!   so that nothing ever jumped. Its own rows are of 2036, and all others' past their age at once. It also sees this after two months in a cellar;
+//! - rolling up that has not come as far as rows should go.
+//!
+//! All but the last are a person's to decide: `jobs run metric-retention --clock-is-right`. A run by hand without that word does no more than one by the
+//! schedule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +19,7 @@ use prometheus::{GaugeVec, IntCounter, Registry};
 use super::roll_up::{NO_TABLE, work};
 use crate::clock::Timestamp;
 use crate::sample::{Desc, Kind};
+use crate::schedule::watch::IF_RIGHT;
 use crate::schedule::{Job, JobContext, JobError, Outcome};
 use crate::store::{Done, Progress, RollUps, Width};
 use crate::task::Pending;
@@ -51,7 +59,7 @@ const BLOCKED: Desc = Desc {
     name: "atlas_sidecar_retention_blocked",
     kind: Kind::Gauge,
     unit: "1",
-    help: "1 where rows stay beyond their age: `clock` (look at the clock, then `jobs run metric-retention`), `roll_up` (see why metric-rollup fails). The table grows.",
+    help: "1 where rows stay beyond their age: `clock` (look at it, then `jobs run metric-retention --clock-is-right`), `roll_up` (see why metric-rollup fails). The table grows.",
 };
 
 /// What this module measures of itself.
@@ -115,12 +123,11 @@ impl MetricRetention {
         let Some(roll_ups) = self.roll_ups.as_deref() else { return Ok(Outcome::skipped(NO_TABLE)) };
         let now = cx.now();
         let Some(progress) = roll_ups.progress(now).await? else { return Ok(Outcome::skipped(NO_TABLE)) };
-        let doubt = cx.clock_doubt().map(str::to_owned).or_else(|| silence(progress, now).filter(|_| !cx.manual()));
-        if let Some(doubt) = doubt {
-            self.metrics.blocked(Some("clock"));
-            return Ok(Outcome::skipped(doubt));
-        }
         let before = Width::Hour.floor(now.before(self.keep.rows));
+        if let Some(doubt) = self.doubt(roll_ups, cx, progress, before, now).await? {
+            self.metrics.blocked(Some("clock"));
+            return cx.refuse(&doubt);
+        }
         if cx.dry_run() {
             let rows = roll_ups.due(before).await?;
             return Ok(Outcome::done(rows, format!("{rows} rows before {before} would be moved into buckets")));
@@ -136,6 +143,35 @@ impl MetricRetention {
         }
         self.metrics.blocked(None);
         Ok(outcome)
+    }
+
+    /// Why the time is not believed.
+    async fn doubt(
+        &self,
+        roll_ups: &dyn RollUps,
+        cx: &JobContext,
+        progress: Progress,
+        before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<String>, JobError> {
+        if cx.trusts_clock() {
+            return Ok(None);
+        }
+        if let Some(doubt) = cx.clock_doubt() {
+            return Ok(Some(doubt.to_owned()));
+        }
+        if let Some(silence) = silence(progress, now) {
+            return Ok(Some(format!("{silence}; {IF_RIGHT}")));
+        }
+        let newest_at = async |at| Ok::<_, JobError>(roll_ups.progress(at).await?.and_then(|progress| progress.newest));
+        // One hour's rows are there at most where all is well, and the newest of them has others right behind it.
+        let Some(last) = newest_at(before).await? else { return Ok(None) };
+        let gap = newest_at(last.after(self.keep.rows)).await? == Some(last);
+        Ok(gap.then(|| {
+            format!(
+                "rows until {last} would go, and there are none for as long as rows are kept behind them; {IF_RIGHT}"
+            )
+        }))
     }
 
     async fn prune_and_expire(

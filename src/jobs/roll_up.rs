@@ -91,7 +91,7 @@ impl MetricRollUp {
     async fn roll_up(&self, cx: &JobContext) -> Result<Outcome, JobError> {
         let Some(roll_ups) = &self.roll_ups else { return Ok(Outcome::skipped(NO_TABLE)) };
         if let Some(doubt) = cx.clock_doubt() {
-            return Ok(Outcome::skipped(doubt));
+            return cx.refuse(doubt);
         }
         let now = cx.now();
         let Some(progress) = roll_ups.progress(now).await? else { return Ok(Outcome::skipped(NO_TABLE)) };

@@ -2,6 +2,9 @@
 //!
 //! A job has a place here that outlives reloads of the configuration: whether it runs, and what was last seen of it in the run log. The log is read
 //! for a job only when one of its slots may have come up, so an idle minute costs the database nothing.
+//!
+//! In the log a job is known by its name; one that each sidecar does for itself ([`Job::is_own`]) by its name and who that is ([`known_as`]), so that
+//! the slots of two sidecars are two.
 
 mod flight;
 mod metrics;
@@ -15,8 +18,9 @@ use prometheus::Registry;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use self::flight::Begun;
 pub use self::metrics::METRICS;
 use self::metrics::Metrics;
 use super::cron::{CatchUp, Due, MOST_COUNTED, ON_TIME, Schedule, due_slots};
@@ -90,6 +94,11 @@ impl fmt::Display for Refused {
     }
 }
 
+/// The name of job `name` in the run log; where it `is_own`, that of the sidecar `owner`.
+pub fn known_as(name: &str, is_own: bool, owner: &str) -> String {
+    if is_own { format!("{name}@{owner}") } else { name.to_owned() }
+}
+
 /// A job as `jobs list` shows it.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -105,9 +114,15 @@ pub struct Listed {
     pub standing: Standing,
 }
 
-/// A job as the log sees it: it runs where somebody's lease says so.
-pub async fn look(log: &dyn RunLog, name: &'static str, plan: &Plan, now: Timestamp) -> Result<Listed, StoreError> {
-    let standing = log.standing(name, &plan.schedule.to_string(), now).await?;
+/// A job as the log sees it, where it is `known` by that name: it runs where somebody's lease says so.
+pub async fn look(
+    log: &dyn RunLog,
+    name: &'static str,
+    known: &str,
+    plan: &Plan,
+    now: Timestamp,
+) -> Result<Listed, StoreError> {
+    let standing = log.standing(known, &plan.schedule.to_string(), now).await?;
     let active = plan.enabled && standing.paused.is_none();
     let next = if active { plan.schedule.next_after(now) } else { None };
     let running = standing.open.as_ref().is_some_and(|open| open.lease_until > now);
@@ -143,6 +158,8 @@ struct State {
 struct Place {
     job: Arc<dyn Job>,
     plan: Plan,
+    /// Its name in the log.
+    known: String,
     /// The run that goes on here, for whoever wants to follow it.
     flight: Option<watch::Receiver<Flow>>,
     /// The first slot that is not settled, as far as is known; the log is not asked before it.
@@ -186,11 +203,12 @@ impl Runner {
             if !plan.enabled {
                 self.0.metrics.next(name, None);
             }
+            let known = known_as(name, job.is_own(), &self.0.me.owner);
             let place = match before.remove(name) {
                 // The same plan: what is known of the log stays known.
-                Some(old) if old.plan == plan => Place { job, ..old },
-                Some(old) => Place { job, plan, next: None, seen: None, flight: old.flight },
-                None => Place { job, plan, next: None, seen: None, flight: None },
+                Some(old) if old.plan == plan && old.known == known => Place { job, ..old },
+                Some(old) => Place { job, plan, known, next: None, seen: None, flight: old.flight },
+                None => Place { job, plan, known, next: None, seen: None, flight: None },
             };
             assert!(state.places.insert(name, place).is_none(), "two jobs are called `{name}`");
         }
@@ -234,11 +252,18 @@ impl Runner {
     }
 
     async fn look_at_the_clock(&self, now: Timestamp, at: Instant) -> Result<(), StoreError> {
-        let first = !self.state().clock.is_started();
-        let known = if first { self.0.log.believed().await? } else { None };
+        let (first, jumped) = {
+            let clock = &self.state().clock;
+            (!clock.is_started(), clock.has_jumped())
+        };
+        let known = if first || jumped { self.0.log.believed().await? } else { None };
+        self.watch_clock(|clock| {
+            clock.look(now, at, known);
+            if jumped {
+                clock.learn(known);
+            }
+        });
         let mut state = self.state();
-        state.clock.look(now, at, known);
-        self.0.metrics.doubt(state.clock.doubt().is_some());
         if state.ticked.is_some_and(|before| now < before) {
             // Slots lie ahead again; the log tells which of them are settled.
             for place in state.places.values_mut() {
@@ -247,6 +272,20 @@ impl Runner {
         }
         state.ticked = Some(now);
         Ok(())
+    }
+
+    /// Does `watch` with what is known about the clock; a new doubt is said once, and shown as long as it lasts.
+    fn watch_clock(&self, watch: impl FnOnce(&mut ClockWatch)) {
+        let clock = &mut self.state().clock;
+        let before = clock.doubt().is_some();
+        watch(clock);
+        let doubt = clock.doubt();
+        self.0.metrics.doubt(doubt.is_some());
+        match doubt {
+            Some(doubt) if !before => error!(doubt, "the clock is not believed, nothing is deleted by age"),
+            None if before => info!("the clock is believed again"),
+            _ => {}
+        }
     }
 
     fn reachable(&self) {
@@ -264,14 +303,14 @@ impl Runner {
     /// Begins what is due of one job; tells when it may be due next.
     async fn reconcile(&self, name: &'static str, now: Timestamp, at: Instant) -> Result<Duration, StoreError> {
         let target = now.before(self.jitter(name));
-        let Some(plan) = self.may_be_due(name, target) else { return Ok(self.until_next(name, target)) };
+        let Some((plan, known)) = self.may_be_due(name, target) else { return Ok(self.until_next(name, target)) };
         let schedule = plan.schedule.to_string();
-        let standing = self.0.log.standing(name, &schedule, now).await?;
+        let standing = self.standing(&known, &schedule, now).await?;
         let since = match standing.since {
             Some(since) if since <= now => since,
             // New, or remembered by a clock that was wrong.
             _ => {
-                self.0.log.adopt(name, &schedule, now).await?;
+                self.0.log.adopt(&known, &schedule, now).await?;
                 now
             }
         };
@@ -283,7 +322,7 @@ impl Runner {
         }
         let due = due_slots(&plan.schedule, base, target, plan.catch_up);
         let Some(slot) = due.run.first().copied() else {
-            self.note_missed(name, &due, now).await?;
+            self.note_missed(name, &known, &due, now).await?;
             let next = plan.schedule.next_after(target.max(base));
             self.expect(name, next);
             self.0.metrics.next(name, next);
@@ -296,10 +335,10 @@ impl Runner {
         }
         let reason = if now.since(slot) <= ON_TIME { Reason::Schedule } else { Reason::CatchUp };
         let Some(reserved) = self.reserve(name) else { return Ok(NEXT_BEAT) };
-        match self.claim(name, slot, reason, standing.open.as_ref()).await? {
+        match self.claim(&known, slot, reason, standing.open.as_ref()).await? {
             Claimed::Yours(id) => {
                 self.0.metrics.missed(name, due.missed);
-                self.fly(reserved, id, slot, reason);
+                self.fly(reserved, Begun { id, slot, reason, vouched: false });
             }
             // Somebody else was quicker, or is at it: the next tick sees what became of it.
             Claimed::Settled | Claimed::Held(_) => {}
@@ -307,12 +346,19 @@ impl Runner {
         Ok(NEXT_BEAT)
     }
 
-    /// The plan, where a slot of the job may have come up by `target` and nothing stands against it here.
-    fn may_be_due(&self, name: &str, target: Timestamp) -> Option<Plan> {
+    /// What the log knows of a job, and what the database's server says the time is.
+    async fn standing(&self, known: &str, schedule: &str, now: Timestamp) -> Result<Standing, StoreError> {
+        let standing = self.0.log.standing(known, schedule, now).await?;
+        self.watch_clock(|clock| clock.hear(standing.server_time));
+        Ok(standing)
+    }
+
+    /// The plan, where a slot of the job may have come up by `target` and nothing stands against it here; and its name in the log.
+    fn may_be_due(&self, name: &str, target: Timestamp) -> Option<(Plan, String)> {
         let state = self.state();
         let place = state.places.get(name)?;
         let due = place.plan.enabled && place.flight.is_none() && place.next.is_none_or(|next| next <= target);
-        due.then(|| place.plan.clone())
+        due.then(|| (place.plan.clone(), place.known.clone()))
     }
 
     /// Remembers when the job may be due next.
@@ -348,34 +394,48 @@ impl Runner {
 
     async fn claim(
         &self,
-        name: &str,
+        known: &str,
         slot: Timestamp,
         reason: Reason,
         dead: Option<&Open>,
     ) -> Result<Claimed, StoreError> {
         let now = self.now();
         let owner = &self.0.me.owner;
-        let claim = Claim { job: name, slot, reason, owner, now, lease_until: now.after(LEASE), dead };
+        let claim = Claim { job: known, slot, reason, owner, now, lease_until: now.after(LEASE), dead };
         self.0.log.claim(claim).await
     }
 
     /// Writes down that slots are not caught up, so that they are missed once and for all.
-    async fn note_missed(&self, name: &str, due: &Due, now: Timestamp) -> Result<(), StoreError> {
+    async fn note_missed(&self, name: &str, known: &str, due: &Due, now: Timestamp) -> Result<(), StoreError> {
         let Some(newest) = due.newest else { return Ok(()) };
         let count = match due.missed {
             MOST_COUNTED.. => format!("{MOST_COUNTED} or more slots"),
             1 => "1 slot".to_owned(),
             more => format!("{more} slots"),
         };
-        if self.0.log.miss(name, newest, &format!("{count} while nobody was there"), now).await? {
+        if self.0.log.miss(known, newest, &format!("{count} while nobody was there"), now).await? {
             self.0.metrics.missed(name, due.missed);
             warn!(job = name, missed = due.missed, newest = %newest, "slots were missed and are not caught up");
         }
         Ok(())
     }
 
-    /// Runs `name` now; whoever wants to see how it goes gets a receiver.
+    /// Runs `name` now; whoever wants to see how it goes gets a receiver. A clock that is doubted is doubted here as well: who asks for a run
+    /// because nothing has been deleted for weeks has not thought of the clock.
     pub async fn run_now(&self, name: &str, dry_run: bool) -> Result<watch::Receiver<Flow>, Refused> {
+        self.run_asked(name, dry_run, false).await
+    }
+
+    /// The same; with `clock_is_right` by somebody who has looked at the clock, which then is believed: it is written down, for all sidecars of the
+    /// database.
+    pub async fn run_asked(
+        &self,
+        name: &str,
+        dry_run: bool,
+        clock_is_right: bool,
+    ) -> Result<watch::Receiver<Flow>, Refused> {
+        let reason = if dry_run { Reason::DryRun } else { Reason::Manual };
+        let vouched = clock_is_right && !dry_run;
         let Some(name) = self.state().places.keys().copied().find(|known| *known == name) else {
             return Err(Refused::Unknown);
         };
@@ -384,22 +444,24 @@ impl Runner {
         }
         let Some(reserved) = self.reserve(name) else { return Err(Refused::Running("in this sidecar".to_owned())) };
         let (now, at) = (self.now(), Instant::now());
-        let standing = self.0.log.standing(name, "", now).await.map_err(Refused::Log)?;
+        let known = self.known(name).unwrap_or_default();
+        self.look_at_the_clock(now, at).await.map_err(Refused::Log)?;
+        let standing = self.standing(&known, "", now).await.map_err(Refused::Log)?;
         // Nobody waits a minute at a terminal to see whether a lease moves: here the wall clock has to do.
         let dead =
             standing.open.as_ref().filter(|open| open.lease_until <= now || self.wait_for(name, open, at).is_none());
-        let reason = if dry_run { Reason::DryRun } else { Reason::Manual };
         // Slots of a schedule are whole minutes, so these are none of them; a second try is for who was asked twice in a millisecond.
         let first = if now.millis() % 1000 == 0 { 1 } else { 0 };
         for millis in first..first + 10 {
             let slot = now.after(Duration::from_millis(millis));
-            match self.claim(name, slot, reason, dead).await.map_err(Refused::Log)? {
+            match self.claim(&known, slot, reason, dead).await.map_err(Refused::Log)? {
                 Claimed::Yours(id) => {
-                    if !dry_run {
-                        self.state().clock.believe();
+                    if vouched {
+                        self.watch_clock(ClockWatch::believe);
+                        self.0.log.believe(now).await.map_err(Refused::Log)?;
                     }
                     let flow = reserved.flow.subscribe();
-                    self.fly(reserved, id, slot, reason);
+                    self.fly(reserved, Begun { id, slot, reason, vouched });
                     return Ok(flow);
                 }
                 Claimed::Held(open) => {
@@ -414,13 +476,13 @@ impl Runner {
 
     /// Keeps a job from running by its schedule, or lets it; slots of a pause are not caught up.
     pub async fn pause(&self, name: &str, pause: bool) -> Result<(), Refused> {
-        let place = self.state().places.get(name).map(|place| place.plan.schedule.to_string());
-        let schedule = place.ok_or(Refused::Unknown)?;
+        let place = self.state().places.get(name).map(|place| (place.plan.schedule.to_string(), place.known.clone()));
+        let (schedule, known) = place.ok_or(Refused::Unknown)?;
         let now = self.now();
         let done = async {
-            self.0.log.pause(name, pause.then_some(now)).await?;
+            self.0.log.pause(&known, pause.then_some(now)).await?;
             if !pause {
-                self.0.log.adopt(name, &schedule, now).await?;
+                self.0.log.adopt(&known, &schedule, now).await?;
             }
             Ok(())
         };
@@ -437,12 +499,14 @@ impl Runner {
         let now = self.now();
         let places: Vec<_> = {
             let state = self.state();
-            let of = |(name, place): (&&'static str, &Place)| (*name, place.plan.clone(), place.flight.is_some());
+            let of = |(name, place): (&&'static str, &Place)| {
+                (*name, place.known.clone(), place.plan.clone(), place.flight.is_some())
+            };
             state.places.iter().map(of).collect()
         };
         let mut listed = Vec::with_capacity(places.len());
-        for (name, plan, running) in places {
-            let seen = look(self.0.log.as_ref(), name, &plan, now).await?;
+        for (name, known, plan, running) in places {
+            let seen = look(self.0.log.as_ref(), name, &known, &plan, now).await?;
             listed.push(Listed { running: running || seen.running, ..seen });
         }
         Ok(listed)
@@ -451,6 +515,10 @@ impl Runner {
     /// Asks all runs to stop and waits until they are recorded.
     pub async fn drain(&self) {
         self.0.tasks.stop().await;
+    }
+
+    fn known(&self, name: &str) -> Option<String> {
+        self.state().places.get(name).map(|place| place.known.clone())
     }
 
     fn reserve(&self, name: &'static str) -> Option<Reserved> {

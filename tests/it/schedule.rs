@@ -1,13 +1,18 @@
 //! Jobs: when they are due, who runs them, and what is left when somebody dies. On real databases, with the real program, and with clocks that
 //! jump.
 
+mod clock;
 mod commands;
 mod expiry;
+mod killed;
 mod log;
+mod pressure;
 mod processes;
 mod pruning;
 mod pruning_files;
 mod runner;
+mod sensitive;
+mod shared;
 mod slots;
 mod steps;
 

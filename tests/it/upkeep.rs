@@ -25,7 +25,7 @@ const DAY: &str = "2026-11-22T12:00:00Z";
 fn settings() -> Settings {
     Settings {
         window: Window::parse("02:00-05:00").unwrap(),
-        quiet_transactions: 10,
+        quiet_transactions: 6,
         quiet_host_percent: 100_000,
         wear: Wear { unused_percent: 30 },
     }

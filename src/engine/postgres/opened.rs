@@ -6,6 +6,7 @@ use prometheus::Registry;
 
 use super::address::Address;
 use super::expiry::OldRows;
+use super::pressure::{self, Considerate, Pressure};
 use super::queries::statement::only_condition;
 use super::roll_up::Buckets;
 use super::runs::Runs;
@@ -62,7 +63,8 @@ impl Kind for Postgres {
                 metrics = Some(Database::open(url, settings.metrics_password.as_ref()).await?);
             }
             let report = schema::prepare(&app, metrics.as_ref(), settings, clock).await?;
-            let opened = Databases { app, metrics, own: sources::Own::new(registry) };
+            let (own, paused) = (sources::Own::new(registry), pressure::Own::new(registry));
+            let opened = Databases { app, metrics, own, paused };
             Ok((Box::new(opened) as Box<dyn Opened>, report))
         })
     }
@@ -80,7 +82,7 @@ impl Kind for Postgres {
     }
 
     fn metrics(&self) -> Vec<&'static Desc> {
-        sources::metrics().collect()
+        sources::metrics().chain(pressure::METRICS.iter().copied()).collect()
     }
 }
 
@@ -89,6 +91,7 @@ pub struct Databases {
     app: Database,
     metrics: Option<Database>,
     own: sources::Own,
+    paused: pressure::Own,
 }
 
 impl Databases {
@@ -126,11 +129,13 @@ impl Opened for Databases {
     }
 
     fn expiry(&self) -> Arc<dyn Expiry> {
-        Arc::new(OldRows::new(self.app.clone()))
+        Arc::new(Considerate::new(OldRows::new(self.app.clone()), Pressure::new(self.app.clone(), &self.paused)))
     }
 
     fn roll_ups(&self) -> Option<Arc<dyn RollUps>> {
-        Some(Arc::new(Buckets::new(self.with_own_tables().clone())))
+        let database = self.with_own_tables();
+        let pressure = Pressure::new(database.clone(), &self.paused);
+        Some(Arc::new(Considerate::new(Buckets::new(database.clone()), pressure)))
     }
 
     fn upkeep(&self, _settings: &Settings) -> Vec<Arc<dyn Upkeep>> {
@@ -169,6 +174,7 @@ async fn history(settings: &Settings) -> Result<Archive, EngineError> {
         database.close().await;
         return Err(e);
     }
-    let own = sources::Own::new(&Registry::new());
-    Ok(Archive { samples: Arc::new(samples), database: Box::new(Databases { app: database, metrics: None, own }) })
+    let (own, paused) = (sources::Own::new(&Registry::new()), pressure::Own::new(&Registry::new()));
+    let opened = Databases { app: database, metrics: None, own, paused };
+    Ok(Archive { samples: Arc::new(samples), database: Box::new(opened) })
 }

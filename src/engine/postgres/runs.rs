@@ -81,6 +81,8 @@ const TIDY: &str = "DELETE FROM sidecar_job_runs WHERE id IN (
         AND id <> coalesce((SELECT max(id) FROM sidecar_job_runs WHERE job = $1 AND outcome = 'success' AND reason <> 'dry-run'), 0)
     ORDER BY id LIMIT $4)";
 
+const SERVER_TIME: &str = concat!("SELECT ", text!("clock_timestamp()"));
+
 const STATE: &str = "SELECT value FROM sidecar_state WHERE key = $1";
 
 const SET_STATE: &str = "INSERT INTO sidecar_state (key, value) VALUES ($1, $2)

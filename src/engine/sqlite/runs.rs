@@ -53,6 +53,9 @@ const TIDY: &str = "DELETE FROM sidecar_job_runs WHERE id IN (
         AND id <> coalesce((SELECT max(id) FROM sidecar_job_runs WHERE job = ?1 AND outcome = 'success' AND reason <> 'dry-run'), 0)
     ORDER BY id LIMIT ?4)";
 
+/// Its clock is this machine's.
+const SERVER_TIME: &str = "SELECT NULL";
+
 const STATE: &str = "SELECT value FROM sidecar_state WHERE key = ?";
 
 const SET_STATE: &str = "INSERT INTO sidecar_state (key, value) VALUES (?, ?)

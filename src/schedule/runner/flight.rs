@@ -34,12 +34,19 @@ const KEEP_RUNS: u32 = 1000;
 /// A believed time is written down once an hour at most: it is compared with a day.
 const BELIEVE_EVERY: Duration = Duration::from_secs(3600);
 
+/// A claim that succeeded.
+pub(super) struct Begun {
+    pub id: RunId,
+    pub slot: Timestamp,
+    pub reason: Reason,
+    /// Whether somebody has said that the clock is right.
+    pub vouched: bool,
+}
+
 /// A claimed run.
 struct Flight {
     reserved: Reserved,
-    id: RunId,
-    slot: Timestamp,
-    reason: Reason,
+    begun: Begun,
     began: Instant,
 }
 
@@ -55,8 +62,8 @@ impl Flight {
 
 impl Runner {
     /// Lets a claimed run go.
-    pub(super) fn fly(&self, reserved: Reserved, id: RunId, slot: Timestamp, reason: Reason) {
-        let flight = Flight { reserved, id, slot, reason, began: Instant::now() };
+    pub(super) fn fly(&self, reserved: Reserved, begun: Begun) {
+        let flight = Flight { reserved, begun, began: Instant::now() };
         self.0.metrics.running(flight.reserved.name, true);
         let runner = self.clone();
         self.0.tasks.spawn("job", async move { runner.run_and_record(flight).await });
@@ -65,12 +72,12 @@ impl Runner {
     async fn run_and_record(&self, flight: Flight) {
         let name = flight.reserved.name;
         let end = self.run(&flight).await;
-        let recorded = self.record(flight.id, &end).await;
+        let recorded = self.record(flight.begun.id, &end).await;
         if let Err(e) = &recorded {
             error!(job = name, error = %e, "the end of a run could not be written down");
         }
         tell(&flight, &end);
-        if flight.reason != Reason::DryRun {
+        if flight.begun.reason != Reason::DryRun {
             self.0.metrics.ended(name, &end);
         }
         if recorded.is_ok() && end.ended != Ended::Cancelled {
@@ -88,15 +95,19 @@ impl Runner {
         let Some((job, timeout)) = place else {
             return self.end(flight, Ended::Cancelled, Outcome::skipped("the job is not configured any more"));
         };
-        let manual = matches!(flight.reason, Reason::Manual | Reason::DryRun);
+        // Since the tick that began it, it may have jumped.
+        self.watch_clock(|clock| clock.look(self.now(), Instant::now(), None));
+        // A dry run shows what would go by this clock, and nothing goes.
+        let trusts = flight.begun.vouched || flight.begun.reason == Reason::DryRun;
         let stop = self.0.tasks.stop_token().child_token();
         let cx = JobContext {
             clock: self.0.clock.clone(),
             stop: stop.clone(),
             deadline: flight.began + timeout,
-            reason: flight.reason,
-            slot: flight.slot,
-            doubt: if manual { None } else { self.state().clock.doubt() },
+            reason: flight.begun.reason,
+            slot: flight.begun.slot,
+            vouched: trusts,
+            doubt: if trusts { None } else { self.state().clock.doubt() },
             flow: flight.reserved.flow.clone(),
         };
         let mut work = std::pin::pin!(caught(job.run(&cx)));
@@ -105,7 +116,7 @@ impl Runner {
             biased;
             () = stop.cancelled() => (Ended::Cancelled, "the sidecar was shutting down"),
             () = tokio::time::sleep_until(cx.deadline) => (Ended::TimedOut, "it took longer than its timeout"),
-            () = self.hold(flight.id, name) => (Ended::Cancelled, "its lease was lost"),
+            () = self.hold(flight.begun.id, name) => (Ended::Cancelled, "its lease was lost"),
             done = &mut work => return self.end_of(flight, done, None),
         };
         stop.cancel();
@@ -183,11 +194,11 @@ impl Runner {
 
     /// Forgets old runs, and writes down that the clock was right; nothing of it where that is in doubt. All of it can wait for the next run.
     async fn tidy(&self, name: &str, now: Timestamp) {
-        if self.state().clock.doubt().is_some() {
-            return;
-        }
+        // Whether `now` is a jump ahead that no tick has seen yet.
+        self.watch_clock(|clock| clock.look(now, Instant::now(), None));
+        let Some(known) = self.known(name).filter(|_| self.state().clock.doubt().is_none()) else { return };
         let tidied = async {
-            while self.0.log.tidy(name, now.before(KEEP), KEEP_RUNS).await? {}
+            while self.0.log.tidy(&known, now.before(KEEP), KEEP_RUNS).await? {}
             let believed = self.0.log.believed().await?;
             if believed.is_none_or(|then| now.since(then) > BELIEVE_EVERY || then > now) {
                 self.0.log.believe(now).await?;
@@ -202,7 +213,7 @@ impl Runner {
 
 /// The one line that a run leaves in the log.
 fn tell(flight: &Flight, end: &End) {
-    let (job, slot, reason) = (flight.reserved.name, flight.slot, flight.reason.word());
+    let (job, slot, reason) = (flight.reserved.name, flight.begun.slot, flight.begun.reason.word());
     let End { ended, rows, bytes, words, took, .. } = end;
     let (outcome, took) = (ended.word(), format!("{took:.1?}"));
     match ended {

@@ -24,7 +24,7 @@ const DOUBT: Desc = Desc {
     name: "atlas_sidecar_clock_doubtful",
     kind: Kind::Gauge,
     unit: "1",
-    help: "1 after the clock jumped ahead by more than a day: nothing is deleted by age until a day has passed or a job was run by hand; look at the clock.",
+    help: "1 while the clock is not believed: it jumped ahead by more than a day, or is as far ahead of the database server's. Nothing is deleted by age. Put it right, or say that it is (`jobs run NAME --clock-is-right`).",
 };
 const SUCCESS: Desc = Desc {
     name: "atlas_sidecar_job_last_success_timestamp_seconds",

@@ -70,6 +70,8 @@ async fn r1_a_crash_at_any_statement_loses_nothing_and_counts_nothing_twice() {
     assert!(crashes > 60, "{crashes} places to crash at");
 }
 
+const PRUNED: &str = "SELECT coalesce(sum(count), 0) FROM sidecar_metrics_rollup WHERE sealed";
+
 const CHILD: &str = "ATLAS_TEST_ROLL_UP_CHILD";
 
 /// Not a test: the process that the next one kills. It rolls up and prunes the file that it is given, again and again.
@@ -125,15 +127,20 @@ async fn r1_r11_two_processes_killed_again_and_again_lose_nothing() {
             bench.model.insert("growing_total", "{}", at, at as f64);
         }
         bench.sql(&sql).await;
+        // However slow the machine, half of the rounds find a child that has got somewhere.
+        while round == 12 && pruned == 0 {
+            assert!(start.elapsed() < Duration::from_secs(120), "the children do nothing");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            pruned = bench.number(PRUNED).await;
+        }
         // A different moment each time; waiting for one is the point.
         tokio::time::sleep(Duration::from_millis(40 + (round as u64 * 53) % 160)).await;
         children[(round % 2) as usize] = Killed::start(bench.file());
         bench.nothing_is_lost_or_doubled().await;
-        pruned =
-            pruned.max(bench.number("SELECT coalesce(sum(count), 0) FROM sidecar_metrics_rollup WHERE sealed").await);
+        pruned = pruned.max(bench.number(PRUNED).await);
     }
     drop(children);
-    assert!(pruned > 0, "the children worked ({:?})", start.elapsed());
+    println!("{pruned} rows pruned in {:?}", start.elapsed());
     bench.roll_up(START + 12 * HOUR).await;
     bench.prune(START + 12 * HOUR).await;
     bench.is_exact(START + 12 * HOUR, 0).await;

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use super::shared::Shared;
 use super::{SOON, sql, value};
 use crate::support::{SIDECAR, Sidecar, run, sidecar, wait_for};
 
@@ -261,4 +262,89 @@ fn a_terminal_sees_how_far_a_run_is() {
     assert!(child.wait().unwrap().success(), "{said}");
     assert!(said.contains("\r\u{1b}[Kcache-expiry … ") && said.contains(" rows"), "{said:?}");
     assert!(said.ends_with("20000 rows of `search_cache` deleted\r\n"), "{said:?}");
+}
+
+/// Files, tables and the database itself: each first looked at and then done, beside a sidecar by its socket and alone, on both engines.
+#[test]
+fn log_pruning_and_upkeep_do_the_same_alone_and_beside_a_sidecar() {
+    for (scratch, shared) in Shared::both() {
+        let folder = scratch.path();
+        let logs = folder.canonicalize().unwrap().join("logs");
+        std::fs::create_dir(&logs).unwrap();
+        std::fs::write(logs.join("access.log"), "in use").unwrap();
+        let config = format!(
+            "{QUIET}{}[[retention.tables]]\ntable = \"access_log\"\ntime_column = \"at\"\n[[retention.files]]\ndirectory = \"{}\"\nglob = \"access.log*\"\n",
+            shared.config(),
+            logs.display()
+        );
+        shared.sql("CREATE TABLE access_log (at timestamp)");
+        shared.sql(match &shared {
+            Shared::Sqlite(_) => "PRAGMA auto_vacuum = INCREMENTAL; VACUUM",
+            Shared::Postgres(_) => "ALTER TABLE search_cache SET (autovacuum_enabled = false)",
+        });
+        let round = |told: &str| {
+            shared.sql("INSERT INTO access_log VALUES ('2020-01-01 00:00:00'), (CURRENT_TIMESTAMP)");
+            let old = std::fs::File::create(logs.join("access.log.1")).unwrap();
+            old.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000))
+                .unwrap();
+            // A log that somebody has open stays.
+            drop(old);
+            let told = |job: &str| format!("{told}, {job} of {}", shared.config());
+            let dry = |job: &str| {
+                let out = jobs(folder, &["run", job, "--dry-run"]);
+                assert_eq!(out.status.code(), Some(0), "{}: {}", told(job), text(&out.stderr));
+                text(&out.stdout)
+            };
+            let done = |job: &str| {
+                let out = jobs(folder, &["run", job, "--json"]);
+                let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
+                assert_eq!(answer["run"]["outcome"], "success", "{}: {answer}", told(job));
+                answer["run"].clone()
+            };
+            let rows = shared.count("access_log");
+            let said = dry("log-pruning");
+            assert!(said.contains("1 rows of `access_log` would be deleted") && said.contains("1 files ("), "{said}");
+            assert!(logs.join("access.log.1").exists() && shared.count("access_log") == rows);
+            let run = done("log-pruning");
+            assert_eq!(run["rows"], 1, "{run}");
+            assert!(run["words"].as_str().unwrap().contains("1 files of `"), "{run}");
+            assert!(!logs.join("access.log.1").exists() && logs.join("access.log").exists());
+            assert_eq!(shared.count("access_log"), rows - 1);
+
+            let long = "x".repeat(1000);
+            shared.insert(
+                "search_cache",
+                3000,
+                &format!("'row-' || n, n, '{long}', '{{}}', CURRENT_TIMESTAMP, CURRENT_TIMESTAMP"),
+            );
+            shared.sql("DELETE FROM search_cache");
+            let step = match &shared {
+                Shared::Sqlite(_) => "incremental_vacuum",
+                Shared::Postgres(cluster) => {
+                    wait_for("the statistics", SOON, || {
+                        cluster.psql("one", "SELECT pg_stat_force_next_flush()");
+                        let dead = "SELECT n_dead_tup > 1000 FROM pg_stat_user_tables WHERE relname = 'search_cache'";
+                        (cluster.psql("one", dead) == "t").then_some(())
+                    });
+                    "vacuum `search_cache`"
+                }
+            };
+            let said = dry("upkeep");
+            assert!(said.contains("would be done: ") && said.contains(step), "{}: {said}", told("upkeep"));
+            let run = done("upkeep");
+            assert!(run["words"].as_str().unwrap().contains(step), "{}: {run}", told("upkeep"));
+            // Outside of its window and without asking who else is at work: somebody wants it now.
+            let out = jobs(folder, &["run", "upkeep"]);
+            assert!(!text(&out.stdout).contains(step), "it is done: {}", text(&out.stdout));
+        };
+        let beside = Sidecar::start(folder, &config);
+        round("beside");
+        for (job, runs) in [("log-pruning", 1.0), ("upkeep", 2.0)] {
+            let series = format!("atlas_sidecar_job_runs_total{{job=\"{job}\",outcome=\"success\"}}");
+            assert_eq!(value(&beside.metrics(), &series), Some(runs), "the sidecar ran it");
+        }
+        assert_eq!(beside.stop(), 0);
+        round("alone");
+        shared.is_whole();
+    }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use atlas_sidecar::store::{Claim, Claimed, End, Ended, MOST_ATTEMPTS, Open, Reason, RunId, RunLog};
+use atlas_sidecar::clock::Clock;
+use atlas_sidecar::store::{Claim, Claimed, End, Ended, MOST_ATTEMPTS, Open, Reason, RunId, RunLog, Standing};
 
 use super::{OnPostgres, OnSqlite, at};
 
@@ -28,7 +29,8 @@ async fn yours(log: &dyn RunLog, claim: Claim<'_>) -> RunId {
 async fn contract(log: &dyn RunLog) {
     let (first, second) = ("2026-11-22T03:00:00Z", "2026-11-23T03:00:00Z");
     let now = at("2026-11-23T12:00:00Z");
-    let standing = || log.standing("j", NIGHTLY, now);
+    // What time it is there is the server's affair.
+    let standing = async || log.standing("j", NIGHTLY, now).await.map(|all| Standing { server_time: None, ..all });
     assert_eq!(standing().await.unwrap(), Default::default());
 
     // A schedule, a pause and a believed time are remembered, each by its key.
@@ -145,6 +147,7 @@ async fn contract(log: &dyn RunLog) {
 async fn the_run_log_keeps_its_contract_on_sqlite() {
     let on = OnSqlite::new().await;
     contract(on.log.as_ref()).await;
+    assert_eq!(on.log.standing("j", NIGHTLY, at("2026-11-22T03:00:00Z")).await.unwrap().server_time, None);
     assert_eq!(on.sql("SELECT count(*) FROM sidecar_job_runs WHERE job = 'j' AND finished_at IS NOT NULL"), "2");
 }
 
@@ -152,6 +155,9 @@ async fn the_run_log_keeps_its_contract_on_sqlite() {
 async fn the_run_log_keeps_its_contract_on_postgresql() {
     let on = OnPostgres::new().await;
     contract(on.log.as_ref()).await;
+    let said = on.log.standing("j", NIGHTLY, at("2026-11-22T03:00:00Z")).await.unwrap().server_time.unwrap();
+    let now = Clock::system().now();
+    assert!(now.since(said).max(said.since(now)) < Duration::from_secs(60), "{said}");
     let count =
         on.cluster.psql("one", "SELECT count(*) FROM sidecar_job_runs WHERE job = 'j' AND finished_at IS NOT NULL");
     assert_eq!(count, "2");

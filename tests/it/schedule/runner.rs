@@ -69,7 +69,7 @@ impl Toy {
                 tokio::time::sleep(Duration::from_secs(3600)).await;
                 Ok(Outcome::default())
             }
-            Does::Doubt => Ok(cx.clock_doubt().map_or_else(|| Outcome::done(0, "sure"), Outcome::skipped)),
+            Does::Doubt => cx.clock_doubt().map_or_else(|| Ok(Outcome::done(0, "sure")), |doubt| cx.refuse(doubt)),
         }
     }
 }
@@ -223,7 +223,7 @@ async fn failures_and_panics_are_that_runs_and_the_next_slot_comes() {
 #[tokio::test]
 async fn a_timeout_ends_a_run() {
     let on = OnSqlite::new().await;
-    for (does, least, most) in [(Does::Heed, 0, 4), (Does::Sleep, 5, 10)] {
+    for (does, least) in [(Does::Heed, 0), (Does::Sleep, 5)] {
         let plan = Plan { timeout: Duration::from_millis(300), ..plan("* * * * *") };
         let side = Side::new(&on, "a", "2026-11-22T02:59:30Z", does, plan);
         let since = Instant::now();
@@ -231,8 +231,9 @@ async fn a_timeout_ends_a_run() {
         let over = flow.wait_for(|flow| matches!(flow, Flow::Over(_))).await.unwrap().clone();
         let Flow::Over(end) = over else { panic!("over") };
         assert_eq!(end.ended, Ended::TimedOut, "{end:?}");
-        let took = since.elapsed().as_secs();
-        assert!(took >= least && took < most, "{does:?}: {took} s");
+        // No longer than a machine that is busy takes for it: the toy itself would take an hour.
+        let took = since.elapsed();
+        assert!(took.as_secs() >= least && took < SOON, "{does:?}: {took:?}");
         side.quiet().await;
     }
     let words = "SELECT words FROM sidecar_job_runs ORDER BY id";
@@ -267,6 +268,27 @@ async fn a_job_runs_once_at_a_time_here_and_elsewhere() {
     assert!(matches!(here.runner.run_now("toys", false).await, Err(Refused::Unknown)));
     here.runner.drain().await;
     assert!(matches!(here.runner.run_now("toy", false).await, Err(Refused::Ending)));
+}
+
+/// Taken for dead and alive after all: it hears of it when it next moves its lease on, stops, and leaves the record to who has the run now.
+#[tokio::test]
+async fn who_hears_that_its_run_is_somebody_elses_stops() {
+    let on = OnSqlite::new().await;
+    let side = Side::new(&on, "a", "2026-11-22T02:59:30Z", Does::Heed, plan("* * * * *"));
+    side.tick("2026-11-22T02:59:30Z").await;
+    side.tick("2026-11-22T03:00:11Z").await;
+    side.begun(1).await;
+    on.sql("UPDATE sidecar_job_runs SET owner = 'b', attempt = 2");
+    // To when it is moved on.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(16)).await;
+    tokio::time::resume();
+    let since = Instant::now();
+    while side.metric("job_running", &[("job", "toy")]) != Some(0.0) {
+        assert!(since.elapsed() < SOON, "it runs on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(on.sql("SELECT owner, attempt, outcome IS NULL FROM sidecar_job_runs"), "b|2|1");
 }
 
 #[tokio::test]
@@ -439,10 +461,22 @@ async fn a_clock_that_jumps_runs_nothing_twice_and_is_doubted() {
     let later = Side::new(&on, "a", "2026-12-24T06:00:11Z", Does::Doubt, plan("0 * * * *"));
     later.tick_through("2026-12-24T06:00:11Z").await;
     assert_eq!(lines(&on)[6..], ["24 06:00 schedule a 1 skipped"]);
+    // A run by hand is no such word.
     later.runner.run_now("toy", false).await.unwrap();
     later.quiet().await;
     later.tick_through("2026-12-24T07:00:11Z").await;
-    assert_eq!(lines(&on)[7..], ["24 06:00 manual a 1 success", "24 07:00 schedule a 1 success"]);
+    assert_eq!(lines(&on)[7..], ["24 06:00 manual a 1 failed", "24 07:00 schedule a 1 skipped"]);
+    // Another sidecar that was there all the while hears of it from the log.
+    let other = Side::new(&on, "b", "2026-12-24T08:00:11Z", Does::Doubt, plan("0 * * * *"));
+    other.tick("2026-12-24T07:30:00Z").await;
+    assert_eq!(other.metric("clock_doubtful", &[]), Some(1.0));
+    later.runner.run_asked("toy", false, true).await.unwrap();
+    later.quiet().await;
+    later.tick_through("2026-12-24T08:00:11Z").await;
+    assert_eq!(lines(&on)[9..], ["24 07:00 manual a 1 success", "24 08:00 schedule a 1 success"]);
+    assert_eq!(later.metric("clock_doubtful", &[]), Some(0.0));
+    other.tick("2026-12-24T08:01:00Z").await;
+    assert_eq!(other.metric("clock_doubtful", &[]), Some(0.0));
 }
 
 /// A database that somebody holds is waited for; the slot is not lost.

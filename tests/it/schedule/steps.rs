@@ -99,7 +99,12 @@ fn a_clock_in_2036_deletes_nothing_until_somebody_says_that_it_is_right() {
     wait_for("the doubt on the page", A_LOOK, || {
         value(&sidecar.metrics(), "atlas_sidecar_clock_doubtful").filter(|doubt| *doubt == 1.0)
     });
-    let out = crate::support::sidecar(scratch.path(), &["jobs", "run", "cache-expiry", "--json"]);
+    let out = crate::support::sidecar(scratch.path(), &["jobs", "run", "cache-expiry"]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(1) && said.contains("--clock-is-right"), "{said}");
+    assert_eq!(runs(scratch.path(), "SELECT count(*) FROM search_cache"), "1");
+    assert!(sidecar.log_text().contains("the clock is not believed, nothing is deleted by age"));
+    let out = crate::support::sidecar(scratch.path(), &["jobs", "run", "cache-expiry", "--clock-is-right", "--json"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     assert_eq!(runs(scratch.path(), "SELECT count(*) FROM search_cache"), "0");
     assert_eq!(sidecar.stop(), 0);
