@@ -94,6 +94,12 @@ async fn settings_that_cannot_work_are_refused_at_once() {
     let refused = |settings: &Settings| open_bare(settings).map(drop).unwrap_err();
     assert!(refused(&with(&server, |s3| s3.access_key_id = String::new())).contains("access_key_id"));
     assert!(refused(&with(&server, |s3| s3.secret_access_key = Secret::new(""))).contains("secret_access_key"));
+    for endpoint in
+        ["no address", "localhost:9000", "ftp://h", "https://user:canary@h", "https://h/?x=canary", "https://"]
+    {
+        let words = refused(&with(&server, |s3| s3.endpoint = Some(endpoint.to_owned())));
+        assert!(words.contains("`endpoint`") && !words.contains("canary"), "{words}");
+    }
     let scratch = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| -> PathBuf {
         let path = scratch.path().join(name);
@@ -111,14 +117,12 @@ async fn settings_that_cannot_work_are_refused_at_once() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_transient_and_an_endpoint_that_is_none_is_not() {
+async fn nobody_there_is_transient() {
     let server = S3Server::start();
     let nobody = format!("http://{}", crate::support::free_address());
     let store = open_bare(&with(&server, |s3| s3.endpoint = Some(nobody))).unwrap();
     let Err(ObjectError::Transient(words)) = store.put(&key("k"), Bytes::new()).await else { panic!() };
     assert!(words.contains("refused") && words.contains("put `s3://backups/p/k`"), "{words}");
-    let store = open_bare(&with(&server, |s3| s3.endpoint = Some("no address".to_owned()))).unwrap();
-    denied(store.put(&key("k"), Bytes::new()).await);
 }
 
 /// Over TLS, with an authority of their own: trusted when named, refused for good otherwise.
@@ -178,22 +182,19 @@ async fn checksums_go_along_where_they_are_wanted() {
     for (checksum, sent) in [(Checksum::Required, false), (Checksum::Supported, true)] {
         let settings = with(&server, |s3| (s3.checksum, s3.endpoint) = (checksum, Some(proxy.endpoint.clone())));
         let store = open_bare(&settings).unwrap();
-        let bytes = noise(PART_BYTES + 7, 1);
+        let (bytes, before) = (noise(PART_BYTES + 7, 1), proxy.seen().len());
         store.put(&key("small"), noise(1000, 2)).await.unwrap();
         store_in_parts(&*store.upload(&key("large")).await.unwrap(), &bytes).await.unwrap();
         assert_eq!(get_small(&*store, &key("large"), u64::MAX).await.unwrap(), bytes);
-        for request in proxy.seen().iter().filter(|request| request.method == "PUT") {
+        for request in proxy.seen()[before..].iter().filter(|request| request.method == "PUT") {
             let header = |name: &str| request.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
             assert_eq!(header("x-amz-checksum-crc32").is_some(), sent, "{request:?}");
             // From memory, signed as a whole: nothing in chunks, which Garage and Ceph refuse over plain HTTP.
             assert_eq!(header("x-amz-content-sha256").map(str::len), Some(64), "{request:?}");
             assert_eq!((header("content-encoding"), header("transfer-encoding")), (None, None), "{request:?}");
         }
-        proxy.rule(|_| None);
     }
-    let S3Server { endpoint, .. } = &server;
-    let settings = with(&server, |s3| s3.endpoint = Some(endpoint.clone()));
-    let store = S3::open(&settings.s3, "backups", "p").unwrap();
+    let store = S3::open(&server.settings("p").s3, "backups", "p").unwrap();
     assert!(store.refuses_damaged(&key("damaged")).await.unwrap());
     assert_eq!(server.bytes("p/damaged"), None);
 }
