@@ -227,11 +227,10 @@ impl Folder {
         let parent = target.parent().unwrap_or(&self.root);
         // A deletion may remove the folder between these steps, because it was empty: then again, a few times.
         for _ in 0..5 {
-            self.folders(parent)?;
-            let named = match how {
+            let named = self.folders(parent).and_then(|()| match how {
                 Name::Take => fs::rename(path, &target),
                 Name::New => link(path, &target),
-            };
+            });
             match named {
                 Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => {}
                 // It may be our own, of a try that failed at the next step: what the caller finds must be durable.
@@ -259,7 +258,10 @@ impl Folder {
         if !self.look()? {
             return Err(ObjectError::Missing(format!("`{key}` in `{}`, which does not exist", self.root.display())));
         }
-        let refused = |e: io::Error| self.refused("read", key.as_str(), &e);
+        let refused = |e: io::Error| match e.kind() {
+            ErrorKind::NotFound => ObjectError::Missing(format!("`{key}` in `{}`", self.root.display())),
+            _ => self.refused("read", key.as_str(), &e),
+        };
         let file = File::open(self.path(key)).map_err(refused)?;
         let about = file.metadata().map_err(refused)?;
         if !about.is_file() {
@@ -308,15 +310,14 @@ impl Folder {
 /// What the caller may do next about a system's error.
 fn named(words: &str, place: &str, error: &io::Error) -> ObjectError {
     use ErrorKind::{
-        AlreadyExists, InvalidFilename, IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+        AlreadyExists, InvalidFilename, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem,
     };
     match error.kind() {
-        NotFound => ObjectError::Missing(place.to_owned()),
         AlreadyExists => ObjectError::Exists(place.to_owned()),
         PermissionDenied | ReadOnlyFilesystem | NotADirectory | IsADirectory | InvalidFilename => {
             ObjectError::Denied(format!("{words}: {error}"))
         }
-        // A full disk too: retention, or somebody, may make room.
+        // A full disk too: retention, or somebody, may make room. And a folder that vanished while we wrote to it.
         _ => ObjectError::Transient(format!("{words}: {error}")),
     }
 }
@@ -381,13 +382,12 @@ mod tests {
         use rustix::io::Errno;
         let error = |errno: Errno| named("cannot store `k` in `/d`", "`k` in `/d`", &io::Error::from(errno));
         assert!(matches!(error(Errno::NOSPC), ObjectError::Transient(words) if words.contains("No space left")));
-        for errno in [Errno::DQUOT, Errno::FBIG, Errno::IO, Errno::STALE, Errno::NOTCONN, Errno::MFILE] {
+        for errno in [Errno::DQUOT, Errno::FBIG, Errno::IO, Errno::STALE, Errno::NOTCONN, Errno::MFILE, Errno::NOENT] {
             assert!(matches!(error(errno), ObjectError::Transient(_)), "{errno}");
         }
         for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::NOTDIR, Errno::ISDIR, Errno::NAMETOOLONG] {
             assert!(matches!(error(errno), ObjectError::Denied(_)), "{errno}");
         }
-        assert_eq!(error(Errno::NOENT), ObjectError::Missing("`k` in `/d`".to_owned()));
         assert_eq!(error(Errno::EXIST), ObjectError::Exists("`k` in `/d`".to_owned()));
     }
 }

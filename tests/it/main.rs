@@ -11,6 +11,7 @@ mod expose;
 mod golden;
 mod host;
 mod ladder;
+mod object;
 mod pages;
 mod postgres;
 mod prometheus;

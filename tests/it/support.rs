@@ -3,7 +3,9 @@
 
 pub mod postgres;
 mod programs;
+pub mod proxy;
 pub mod python;
+pub mod s3;
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};

@@ -25,6 +25,9 @@ pub(super) fn client(settings: &Settings) -> Result<Client, String> {
     if settings.access_key_id.is_empty() || settings.secret_access_key.reveal().is_empty() {
         return Err("a bucket needs `access_key_id` and `secret_access_key`".to_owned());
     }
+    if let Some(endpoint) = &settings.endpoint {
+        is_address(endpoint).map_err(|what| format!("`endpoint` {what}"))?;
+    }
     let credentials = Credentials::new(
         &settings.access_key_id,
         settings.secret_access_key.reveal(),
@@ -54,6 +57,18 @@ pub(super) fn client(settings: &Settings) -> Result<Client, String> {
         );
     config.set_endpoint_url(settings.endpoint.clone());
     Ok(Client::from_conf(config.build()))
+}
+
+/// Whether `endpoint` is scheme, host, port and perhaps a path: the SDK finds out at each request, and calls it a failure to connect.
+fn is_address(endpoint: &str) -> Result<(), &'static str> {
+    let address: hyper::Uri = endpoint.parse().map_err(|_| "is no URL")?;
+    let authority = address.authority().ok_or("is no URL")?;
+    match address.scheme_str() {
+        _ if authority.as_str().contains('@') => Err("must not have a user in it: see `access_key_id`"),
+        _ if address.query().is_some() => Err("must not have a query"),
+        Some("http" | "https") => Ok(()),
+        _ => Err("must begin with `https://` or `http://`"),
+    }
 }
 
 fn http(settings: &Settings) -> Result<SharedHttpClient, String> {

@@ -31,7 +31,11 @@ where
             let status = status(error).unwrap_or_default();
             let code = code(error).unwrap_or_default();
             let message = error.as_service_error().and_then(ProvideErrorMetadata::message).unwrap_or_default();
-            answered(request, status, code, message)
+            match (code, message) {
+                // An answer that is no S3: what the SDK could not read in it says more.
+                ("", "") => answered(request, status, "", &chain(error)),
+                _ => answered(request, status, code, message),
+            }
         }
         SdkError::TimeoutError(_) => ObjectError::Transient(words("no answer in time")),
         SdkError::DispatchFailure(_) if distrusts(error) => ObjectError::Denied(words(&chain(error))),
@@ -49,7 +53,7 @@ where
 
 fn answered(request: &str, status: u16, code: &str, message: &str) -> ObjectError {
     let words = match (code, message) {
-        ("", "") => format!("{request}: {status}"),
+        ("", message) => format!("{request}: {status}: {}", shown(message)),
         (code, "") => format!("{request}: {status} {}", shown(code)),
         (code, message) => format!("{request}: {status} {}: {}", shown(code), shown(message)),
     };

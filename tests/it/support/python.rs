@@ -1,4 +1,4 @@
-//! A Python with the packages of `tests/fixtures/atlas/requirements.txt`, in a virtual environment under `target/`.
+//! Python environments with the packages of a `requirements.txt` under `tests/fixtures`, below `target/`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,31 +8,36 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/atlas/requirements.txt");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
-/// The interpreter. The first caller makes the environment (some seconds and a download); a lock keeps others, also in other processes,
-/// waiting until it is whole.
+/// The interpreter with what stands in for the application, and a reader of pages.
 pub fn python() -> &'static Path {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python");
-        std::fs::create_dir_all(&folder).unwrap();
-        let lock = std::fs::File::create(folder.join("lock")).unwrap();
-        lock.lock().unwrap();
-        let environment = folder.join("venv");
-        let python = environment.join("bin/python");
-        // Written last: an environment of other requirements, or half of one, is made anew.
-        let complete = environment.join("requirements");
-        let wanted = std::fs::read_to_string(REQUIREMENTS).unwrap();
-        if std::fs::read_to_string(&complete).ok().as_ref() != Some(&wanted) {
-            let text = |path: &Path| path.to_str().unwrap().to_owned();
-            super::run("python3", &["-m", "venv", "--clear", &text(&environment)]);
-            let pip = ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "-r", REQUIREMENTS];
-            super::run(&text(&python), &pip);
-            std::fs::write(&complete, wanted).unwrap();
-        }
-        python
-    })
+    PYTHON.get_or_init(|| environment("python", "atlas").join("python"))
+}
+
+/// The folder of programs of an environment called `name`, with the packages of `tests/fixtures/<fixture>/requirements.txt`. The first caller makes it
+/// (some seconds and a download); a lock keeps others, also in other processes, waiting until it is whole.
+pub fn environment(name: &str, fixture: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let lock = std::fs::File::create(folder.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let environment = folder.join("venv");
+    let python = environment.join("bin/python");
+    // Written last: an environment of other requirements, or half of one, is made anew.
+    let complete = environment.join("requirements");
+    let requirements = Path::new(FIXTURES).join(fixture).join("requirements.txt");
+    let wanted = std::fs::read_to_string(&requirements).unwrap();
+    if std::fs::read_to_string(&complete).ok().as_ref() != Some(&wanted) {
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        super::run("python3", &["-m", "venv", "--clear", &text(&environment)]);
+        let pip =
+            ["-m", "pip", "install", "--quiet", "--no-deps", "--only-binary", ":all:", "-r", &text(&requirements)];
+        super::run(&text(&python), &pip);
+        std::fs::write(&complete, wanted).unwrap();
+    }
+    environment.join("bin")
 }
 
 /// Runs `tests/fixtures/<script>` with `args` and gives what it printed.
