@@ -5,6 +5,7 @@
 mod support;
 
 mod atlas;
+mod codec;
 mod config;
 mod copy;
 mod expose;

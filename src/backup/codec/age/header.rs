@@ -11,6 +11,8 @@ use super::{FileKey, damaged, derive};
 const VERSION: &str = "age-encryption.org/v1";
 /// A body's lines have 64 columns; the one that is shorter, perhaps empty, is the last.
 const COLUMNS: usize = 64;
+/// The length of an HMAC with SHA-256.
+const MAC_BYTES: usize = 32;
 /// Longer headers are refused: room for hundreds of recipients, and nothing that fills the memory.
 const MOST_BYTES: u64 = 64 << 10;
 
@@ -27,7 +29,7 @@ pub(super) struct Stanza {
 pub(super) struct Header {
     pub(super) stanzas: Vec<Stanza>,
     authenticated: Vec<u8>,
-    mac: Vec<u8>,
+    mac: [u8; MAC_BYTES],
 }
 
 impl Header {
@@ -64,7 +66,8 @@ pub(super) fn read(sealed: &mut impl BufRead) -> io::Result<Header> {
     loop {
         let line = lines.next()?;
         if let Some(mac) = line.strip_prefix("--- ") {
-            let mac = BASE64.decode(mac).map_err(|_| wrong("its MAC is no base64"))?;
+            let mac = BASE64.decode(mac).ok().and_then(|mac| mac.try_into().ok());
+            let mac = mac.ok_or_else(|| wrong("its MAC is not 32 bytes in base64"))?;
             // All but the space, the MAC and the line's end.
             let covered = lines.read.len() - (line.len() + 1) + "---".len();
             lines.read.truncate(covered);
