@@ -43,7 +43,8 @@ pub fn restore(shell: &Shell, made: &Destination, to: &Path, more: &[&str]) -> R
     restore_with(shell, made, to, more, &[])
 }
 
-fn restore_with(
+/// The same with more in the environment.
+pub fn restore_with(
     shell: &Shell,
     made: &Destination,
     to: &Path,
