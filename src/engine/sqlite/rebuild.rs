@@ -160,14 +160,15 @@ fn lay_down(file: &File, named: Named<'_>, plain: &mut dyn Read) -> Result<Diges
     // Pieces come back to be filled again.
     let (back, empty) = sync_channel::<Vec<u8>>(PIECES_WAITING + 2);
     thread::scope(|scope| {
-        let writing = scope.spawn(move || {
+        let write = move || {
             let mut laid = LaidDown { file, page_size: manifest.page_size, next: 1, digest: Digest::default() };
             laid.all(&pieces, |piece| {
                 // Nobody waits for it after the last one.
                 let _ = back.try_send(piece);
             })?;
             Ok::<_, io::Error>(laid.digest)
-        });
+        };
+        let writing = thread::Builder::new().name("rebuild".to_owned()).spawn_scoped(scope, write)?;
         let mut left = expected;
         let read = loop {
             let mut piece = empty.try_recv().unwrap_or_default();
