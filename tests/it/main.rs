@@ -5,6 +5,7 @@
 mod support;
 
 mod atlas;
+mod backup;
 mod codec;
 mod config;
 mod copy;

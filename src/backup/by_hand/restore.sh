@@ -37,7 +37,9 @@ done
 # Which position of which timeline.
 case $wanted in
   t??????/??????????) place=$wanted ;;
-  t??????) place=$wanted/$(newest "$wanted") ;;
+  t??????)
+    [ -d "$folder/$wanted" ] || die "there is no timeline $wanted"
+    place=$wanted/$(newest "$wanted") ;;
   '')
     place=
     for timeline in $(ls "$folder" | grep '^t[0-9]\{6\}$' | sort); do

@@ -68,10 +68,8 @@ impl Building for Rebuilding {
     fn full(&mut self, manifest: &Manifest, plain: &mut dyn Read) -> Result<(), RebuildError> {
         let named = Named(manifest);
         named.expect(manifest.engine == ENGINE && manifest.kind == Kind::Full, "is no full of a SQLite database")?;
-        named.expect(
-            is_page_size(manifest.page_size) && manifest.pages > 0,
-            "has pages that no SQLite database has",
-        )?;
+        named
+            .expect(is_page_size(manifest.page_size) && manifest.pages > 0, "has pages that no SQLite database has")?;
         let begun = self.database.is_some() || self.file.metadata()?.len() > 0;
         named.expect(!begun, "is a full, and there are segments already")?;
         let digest = lay_down(&self.file, named, plain)?;
@@ -135,7 +133,8 @@ impl Named<'_> {
             Some(before) if before == database.digest => Ok(()),
             before => {
                 let before = before.map_or_else(|| "none".to_owned(), |before| before.to_string());
-                Err(self.damaged(format_args!("begins at the digest {before}, {} has {}", database.place, database.digest)))
+                Err(self
+                    .damaged(format_args!("begins at the digest {before}, {} has {}", database.place, database.digest)))
             }
         }
     }
@@ -161,14 +160,15 @@ fn lay_down(file: &File, named: Named<'_>, plain: &mut dyn Read) -> Result<Diges
     // Pieces come back to be filled again.
     let (back, empty) = sync_channel::<Vec<u8>>(PIECES_WAITING + 2);
     thread::scope(|scope| {
-        let writing = scope.spawn(move || {
+        let write = move || {
             let mut laid = LaidDown { file, page_size: manifest.page_size, next: 1, digest: Digest::default() };
             laid.all(&pieces, |piece| {
                 // Nobody waits for it after the last one.
                 let _ = back.try_send(piece);
             })?;
             Ok::<_, io::Error>(laid.digest)
-        });
+        };
+        let writing = thread::Builder::new().name("rebuild".to_owned()).spawn_scoped(scope, write)?;
         let mut left = expected;
         let read = loop {
             let mut piece = empty.try_recv().unwrap_or_default();
@@ -182,7 +182,9 @@ fn lay_down(file: &File, named: Named<'_>, plain: &mut dyn Read) -> Result<Diges
                 Err(e) => break Err(e.into()),
             };
             if left == expected && !begins_a_database(&piece, manifest.page_size) {
-                break Err(named.damaged(format_args!("is no SQLite database with pages of {} bytes", manifest.page_size)));
+                break Err(
+                    named.damaged(format_args!("is no SQLite database with pages of {} bytes", manifest.page_size))
+                );
             }
             left -= came as u64;
             piece.truncate(came);
@@ -360,3 +362,6 @@ impl Merge<'_> {
 fn offset(number: u32, page_size: usize) -> u64 {
     u64::from(number - 1) * page_size as u64
 }
+
+#[cfg(test)]
+mod tests;
