@@ -141,7 +141,7 @@ async fn read(
     position: u64,
     mut each: impl FnMut(&Bytes),
 ) -> Result<(Segment, Vec<u8>), SourceError> {
-    let (into, mut pieces) = mpsc::channel(1);
+    let (into, mut pieces) = mpsc::channel::<Bytes>(1);
     let taking = async {
         let mut bytes = Vec::new();
         while let Some(piece) = pieces.recv().await {
@@ -207,7 +207,10 @@ async fn a_full_says_what_is_in_it() {
     let of = |table: &str| segment.tables.get(table).copied();
     assert_eq!((of("t"), of("odd \"name"), of("child"), of("words")), (Some(5), Some(2), Some(1), None));
     assert_eq!((segment.digest_before, segment.digest_after), (None, digest_of(&bytes, 4096)));
-    assert_eq!((segment.page_size, segment.pages, segment.sent_pages), (4096, (bytes.len() / 4096) as u32, segment.pages));
+    assert_eq!(
+        (segment.page_size, segment.pages, segment.sent_pages),
+        (4096, (bytes.len() / 4096) as u32, segment.pages)
+    );
     assert!(segment.engine_version.starts_with("3."), "{}", segment.engine_version);
 }
 

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, State};
 use crate::backup::{Soundness, SourceError};
 use crate::engine::sqlite::errors;
 
@@ -43,6 +43,9 @@ pub async fn check(
             None => Instant::now() < deadline,
         }
     };
+    if !in_time() {
+        return Ok((Soundness::Unchecked(too_long(&state)), BTreeMap::new()));
+    }
     let connection = snapshot.connection();
     let mut handle = connection.lock_handle().await.map_err(errors::source_error)?;
     handle.set_progress_handler(STEPS_PER_LOOK, in_time);
@@ -54,14 +57,20 @@ pub async fn check(
         Ok((Some(damage), _)) => return Ok((Soundness::Damaged(damage), BTreeMap::new())),
         Err(e) => e,
     };
-    let why = match (errors::is_interrupt(&error), errors::is_corrupt(&error), &state.commit) {
-        (_, true, _) => return Ok((Soundness::Damaged(error.to_string()), BTreeMap::new())),
-        (true, _, Some(_)) => format!("the write-ahead log grew by {} MiB meanwhile", state.grown() >> 20),
-        (true, _, None) => "without a write-ahead log, writers would have waited too long for it".to_owned(),
+    let soundness = match error {
+        e if errors::is_corrupt(&e) => Soundness::Damaged(e.to_string()),
+        e if errors::is_interrupt(&e) => Soundness::Unchecked(too_long(&state)),
         // A collation or a module that only the application has, say.
-        (false, ..) => error.to_string(),
+        e => Soundness::Unchecked(e.to_string()),
     };
-    Ok((Soundness::Unchecked(why), BTreeMap::new()))
+    Ok((soundness, BTreeMap::new()))
+}
+
+fn too_long(state: &State) -> String {
+    match state.commit {
+        Some(_) => format!("the write-ahead log grew by {} KiB meanwhile", state.grown() >> 10),
+        None => "without a write-ahead log, writers would have waited too long for it".to_owned(),
+    }
 }
 
 /// What is damaged, or how many rows the tables have.

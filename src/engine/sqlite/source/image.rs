@@ -20,7 +20,7 @@ pub fn lock_page(page_size: u32) -> u32 {
 pub fn pages(
     state: &State,
     overlay: &Overlay,
-    each: &mut dyn FnMut(u32, &[u8]) -> Result<(), SourceError>,
+    mut each: impl FnMut(u32, &[u8]) -> Result<(), SourceError>,
 ) -> Result<(), SourceError> {
     let size = state.page_size as usize;
     let mut piece = vec![0; PIECE.max(size)];

@@ -52,7 +52,7 @@ impl Reading {
 
     fn full(self, overlay: &Overlay, map: MapWriter, mut outlet: Outlet) -> Result<Done, SourceError> {
         let mut seen = Seen::new(map, self.state.page_size);
-        image::pages(&self.state, overlay, &mut |number, page| {
+        image::pages(&self.state, overlay, |number, page| {
             seen.page(number, page)?;
             outlet.write_all(page).map_err(source_error)
         })?;
@@ -76,7 +76,7 @@ impl Reading {
             sent: 0,
         };
         let mut first = Vec::new();
-        image::pages(&self.state, overlay, &mut |number, page| {
+        image::pages(&self.state, overlay, |number, page| {
             if number % PAGES_PER_LOOK == 0 {
                 watch.may_go_on()?;
             }

@@ -75,7 +75,15 @@ impl Snapshot {
     /// Begins one on a connection of its own. That is read-only: it makes no checkpoint when it commits or closes, whoever else has gone.
     pub async fn begin(database: &Database) -> Result<Self, SourceError> {
         let deadline = Instant::now() + LIMIT;
-        let mut connection = database.apart().await.map_err(|e| why_not(database, e))?;
+        let mut connection = match database.apart().await {
+            // Its first pragma reads.
+            Err(e) if errors::wants_recovery(&e) => {
+                recover(database, deadline).await?;
+                database.apart().await
+            }
+            connection => connection,
+        }
+        .map_err(|e| why_not(database, e))?;
         for _ in 0..ATTEMPTS {
             match attempt(&mut connection, database.path()).await {
                 Ok(Some(state)) => return Self::of(connection, state),
@@ -142,7 +150,7 @@ impl State {
     pub fn first_page(&self) -> Result<Option<Vec<u8>>, SourceError> {
         let (overlay, mut first) = (self.overlay()?, None);
         let one = Self { pages: self.pages.min(1), ..self.clone() };
-        image::pages(&one, &overlay, &mut |_, page| {
+        image::pages(&one, &overlay, |_, page| {
             first = Some(page.to_vec());
             Ok(())
         })?;
@@ -268,5 +276,17 @@ fn whose_index_is_missing(path: &Path) -> SourceError {
         _ => SourceError::Busy(
             "no state of the database could be told from the next: it is replaced or recovered just now".to_owned(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h13_versions_have_sqlites_numbers() {
+        assert_eq!(version_number("3.51.3"), WITHOUT_RESET_BUG);
+        assert_eq!(version_number("3.7.0"), 3_007_000);
+        assert_eq!(version_number("3.x.1"), 3_000_001);
     }
 }

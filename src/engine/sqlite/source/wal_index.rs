@@ -81,3 +81,60 @@ pub fn backfilled(index: &File) -> io::Result<u32> {
     index.read_exact_at(&mut bytes, BACKFILLED_AT)?;
     Ok(u32::from_ne_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What SQLite wrote: the index of a log of which 5 frames are committed, with pages of `page_size`.
+    fn index(page_size: u32) -> (tempfile::TempDir, Vec<u8>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let bytes = runtime.block_on(async {
+            use sqlx::{AssertSqlSafe, Connection};
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+            let mut connection = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+            let sql = format!(
+                "PRAGMA page_size = {page_size}; PRAGMA journal_mode = WAL; CREATE TABLE a (b); INSERT INTO a VALUES (1)"
+            );
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+            // Its locks are lost by it, and nobody else is there.
+            std::fs::read(folder.path().join("a.db-shm")).unwrap()
+        });
+        (folder, bytes)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Header> {
+        Header::parse(bytes[..96].try_into().unwrap())
+    }
+
+    #[test]
+    fn what_sqlite_wrote_is_read() {
+        for page_size in [512, 4096, 32_768, 65_536] {
+            let (folder, bytes) = index(page_size);
+            let header = parse(&bytes).unwrap();
+            assert_eq!((header.page_size, header.pages), (page_size, 2), "{header:?}");
+            assert!(header.frames >= 3, "{header:?}");
+            let file = File::open(folder.path().join("a.db")).unwrap();
+            assert_eq!(Header::read(&file).unwrap(), None, "another file is no index");
+        }
+    }
+
+    #[test]
+    fn h1_a_header_that_is_being_written_is_none() {
+        let (_folder, bytes) = index(4096);
+        for at in 0..96 {
+            let mut torn = bytes.clone();
+            torn[at] ^= 1;
+            assert_eq!(parse(&torn), None, "byte {at} is another in one of the copies");
+            if at < 48 {
+                torn[at + 48] ^= 1;
+                assert_eq!(parse(&torn), None, "byte {at} is another in both copies");
+            }
+        }
+        assert_eq!(parse(&[0; 96]), None);
+        let short = tempfile::tempfile().unwrap();
+        assert_eq!(Header::read(&short).unwrap(), None);
+    }
+}

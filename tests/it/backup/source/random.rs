@@ -7,11 +7,20 @@ use super::*;
 /// What an application does.
 #[derive(Clone, Debug)]
 enum Step {
-    Insert { rows: u32, bytes: u32 },
-    Update { every: u32 },
-    Delete { every: u32 },
+    Insert {
+        rows: u32,
+        bytes: u32,
+    },
+    Update {
+        every: u32,
+    },
+    Delete {
+        every: u32,
+    },
     /// With a cache so small that pages of it get into the log.
-    RolledBack { rows: u32 },
+    RolledBack {
+        rows: u32,
+    },
     DropTable,
     IncrementalVacuum,
     Vacuum,
