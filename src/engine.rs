@@ -27,6 +27,7 @@ use std::time::Duration;
 use prometheus::Registry;
 
 use crate::backup::Rebuild;
+use crate::backup;
 use crate::clock::{Clock, Timestamp};
 use crate::sample::Desc;
 use crate::sample::globs::Globs;
@@ -196,6 +197,9 @@ pub trait Opened: Send + Sync {
     /// What looks after each of its databases, with the full-text indexes that `settings` ask for.
     fn upkeep(&self, settings: &Settings) -> Vec<Arc<dyn Upkeep>>;
 
+    /// What the application's database is backed up from; nothing where the engine cannot. Ask once: it owns files in the state directory.
+    fn source(&self, settings: &Settings) -> Option<Arc<dyn backup::Source>>;
+
     /// Closes all connections.
     fn close(&self) -> Pending<'_, ()>;
 }
@@ -283,6 +287,11 @@ impl Engine {
     /// What looks after each of the databases.
     pub fn upkeep(&self, settings: &Settings) -> Vec<Arc<dyn Upkeep>> {
         self.database.upkeep(settings)
+    }
+
+    /// What the application's database is backed up from; nothing where the engine cannot. Ask once: it owns files in the state directory.
+    pub fn source(&self, settings: &Settings) -> Option<Arc<dyn backup::Source>> {
+        self.database.source(settings)
     }
 
     /// How many rows this instance had stored today when it was opened.

@@ -6,9 +6,11 @@
 //!   stop it (E-5), the handler does.
 //! - The journal mode of a file that somebody else made is left alone. One that we make is set to WAL, and so is one in which nothing is written
 //!   yet: a first start that was killed leaves such a file.
-//! - The database file is never opened by anything but SQLite: closing a descriptor of it drops all POSIX locks that this process holds on it.
+//! - The files of a database are opened by SQLite and in `descriptors.rs`, nowhere else: closing a descriptor of one drops all POSIX locks that this process
+//!   holds on it.
 
 pub mod atlas;
+mod descriptors;
 pub mod errors;
 pub mod expiry;
 mod history;
@@ -19,6 +21,7 @@ pub mod roll_up;
 pub mod runs;
 pub mod samples;
 pub mod schema;
+pub mod source;
 pub mod sources;
 pub mod stats;
 pub mod table;
@@ -72,11 +75,13 @@ struct Pools {
     readers: SqlitePool,
     /// Apart from the readers, so that a configured query that takes long keeps no collector waiting.
     queries: SqlitePool,
+    /// How readers are connected.
+    reading: SqliteConnectOptions,
 }
 
 /// Device and inode: what a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId(u64, u64);
+pub struct FileId(u64, u64);
 
 impl FileId {
     /// Asks for attributes only: the file itself is SQLite's to open.
@@ -169,6 +174,11 @@ impl Database {
         Reader::of(&self.pools().await?.queries, limit).await
     }
 
+    /// A read-only connection that is nobody else's, for what takes long. Others find out in `pools` that the file was replaced; who has this one does it himself.
+    async fn apart(&self) -> Result<SqliteConnection, sqlx::Error> {
+        self.pools().await?.reading.connect().await
+    }
+
     /// Closes all connections.
     pub async fn close(&self) {
         let pools = self.lock().clone();
@@ -248,7 +258,8 @@ impl Pools {
             file: FileId::of(path)?,
             writer,
             readers: pool(2).connect_lazy_with(reading.clone()),
-            queries: pool(1).connect_lazy_with(reading),
+            queries: pool(1).connect_lazy_with(reading.clone()),
+            reading,
         })
     }
 }

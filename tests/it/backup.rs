@@ -1,3 +1,4 @@
 //! Backups.
 
 mod rebuild;
+mod source;

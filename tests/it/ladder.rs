@@ -145,6 +145,41 @@ fn modules_use_only_what_is_below_them() {
     assert!(offences.is_empty(), "the ladder is broken:\n{}", offences.join("\n"));
 }
 
+/// Files of the SQLite twin that open files, none of which is a database that is in use.
+const OPENS: &[&str] = &["descriptors.rs", "source/page_map.rs", "rebuild.rs", "rebuild/"];
+
+/// H4: whoever opens a file of a database and closes it again drops all locks of this process on it. One module may, and never closes one.
+#[test]
+fn h4_only_one_module_opens_the_files_of_a_database() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine/sqlite");
+    let mut files = vec![root.with_extension("rs")];
+    sources(&root, &mut files);
+    let mut offences = Vec::new();
+    for file in files {
+        let relative = file.strip_prefix(&root).unwrap_or(&file).to_string_lossy().into_owned();
+        if relative.ends_with("tests.rs") || OPENS.iter().any(|place| relative.starts_with(place)) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for opens in ["File::", "OpenOptions", "fs::read(", "fs::read_to_string(", "fs::copy(", "fs::write(", "open("] {
+            let found =
+                code.lines().filter(|line| !line.trim_start().starts_with("//")).filter(|line| line.contains(opens));
+            let of_system = |line: &str| line.contains("\"/proc/");
+            // Those of the engine's own types are SQLite's.
+            let of_sqlite = |line: &str| {
+                ["Database::open(", "Pools::open(", "fn open", "maps.open("].iter().any(|own| line.contains(own))
+            };
+            offences.extend(
+                found
+                    .filter(|line| !of_system(line) && !of_sqlite(line))
+                    .map(|line| format!("{relative}: {}", line.trim())),
+            );
+        }
+    }
+    assert!(offences.is_empty(), "files are opened in:\n{}", offences.join("\n"));
+}
+
 #[test]
 fn the_ladder_sees_groups_and_paths() {
     assert_eq!(named("use crate::{clock::Clock, sample};"), ["clock", "sample"]);

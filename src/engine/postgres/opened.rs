@@ -13,6 +13,7 @@ use super::runs::Runs;
 use super::samples::Samples;
 use super::upkeep::Keeper;
 use super::{Database, check, schema, sources};
+use crate::backup;
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::{MigrateOptions, Report};
@@ -142,6 +143,11 @@ impl Opened for Databases {
         // A GIN index keeps itself.
         let databases = std::iter::once(&self.app).chain(&self.metrics);
         databases.map(|database| Arc::new(Keeper::new(database.clone())) as Arc<dyn Upkeep>).collect()
+    }
+
+    /// None yet: a server's base backups and its log are not read.
+    fn source(&self, _settings: &Settings) -> Option<Arc<dyn backup::Source>> {
+        None
     }
 
     fn close(&self) -> Pending<'_, ()> {

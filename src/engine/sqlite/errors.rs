@@ -1,7 +1,8 @@
-//! What an error of SQLite means to the caller: for a store what to do next, for a collector why there is nothing.
+//! What an error of SQLite means to the caller: for a store and a backup what to do next, for a collector why there is nothing.
 //!
 //! The low byte of a code is its kind, the rest its variety (<https://www.sqlite.org/rescode.html>): 517, `SQLITE_BUSY_SNAPSHOT`, is a 5.
 
+use crate::backup::SourceError;
 use crate::scrape::CollectError;
 use crate::store::StoreError;
 
@@ -32,6 +33,16 @@ fn kind(error: &sqlx::Error) -> Option<i32> {
     code(error).map(|code| code & 0xff)
 }
 
+/// Whether the statement was ended before its end: by a deadline, mostly.
+pub fn is_interrupt(error: &sqlx::Error) -> bool {
+    kind(error) == Some(INTERRUPT)
+}
+
+/// Whether the file is not what it should be.
+pub fn is_corrupt(error: &sqlx::Error) -> bool {
+    matches!(kind(error), Some(CORRUPT | NOTADB))
+}
+
 /// Whether a row broke a rule of its table.
 pub fn is_constraint(error: &sqlx::Error) -> bool {
     kind(error) == Some(CONSTRAINT)
@@ -46,6 +57,23 @@ pub fn is_busy(error: &sqlx::Error) -> bool {
 /// Whether the table that is asked for does not exist; only for statements that name one table.
 pub fn is_missing_table(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|e| e.message().starts_with("no such table"))
+}
+
+/// Whether a connection that only reads has found what one that writes must take back first: the journal of a process that was killed.
+pub fn wants_recovery(error: &sqlx::Error) -> bool {
+    matches!(kind(error), Some(READONLY | CANTOPEN))
+}
+
+/// What it means for a backup.
+pub fn source_error(error: sqlx::Error) -> SourceError {
+    let why = error.to_string();
+    match kind(&error) {
+        Some(NOTADB) => SourceError::Unsupported(format!(
+            "{why}: another file, or an encrypted database, which only its own application can read"
+        )),
+        Some(CORRUPT) => SourceError::Broken(why),
+        _ => SourceError::Busy(why),
+    }
 }
 
 /// What a writer does next. A constraint is named by its caller, who knows the row; here it is `Broken`.

@@ -14,8 +14,10 @@ use super::runs::Runs;
 use super::samples::Samples;
 use super::schema::Part;
 use super::schema::inventory;
+use super::source::{self, Pages};
 use super::upkeep::Keeper;
 use super::{Database, path_of, schema, sources, table};
+use crate::backup;
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::inventory::Inventory;
@@ -79,7 +81,7 @@ impl Kind for Sqlite {
                 metrics = Some(Database::open(&path, true).await?);
             }
             let report = schema::prepare(&app, metrics.as_ref(), settings, clock).await?;
-            let opened = Databases { app, metrics, own: sources::Own::new(registry) };
+            let opened = Databases { app, metrics, own: sources::Own::new(registry), clock: clock.clone() };
             Ok((Box::new(opened) as Box<dyn Opened>, report))
         })
     }
@@ -106,6 +108,7 @@ pub struct Databases {
     app: Database,
     metrics: Option<Database>,
     own: sources::Own,
+    clock: Clock,
 }
 
 impl Databases {
@@ -158,6 +161,11 @@ impl Opened for Databases {
         std::iter::once(app).chain(metrics).map(|keeper| Arc::new(keeper) as Arc<dyn Upkeep>).collect()
     }
 
+    fn source(&self, settings: &Settings) -> Option<Arc<dyn backup::Source>> {
+        let folder = settings.state_directory.join("backup");
+        Some(Arc::new(Pages::new(self.app.clone(), self.clock.clone(), folder, source::Settings::default())))
+    }
+
     fn close(&self) -> Pending<'_, ()> {
         Box::pin(async move {
             self.app.close().await;
@@ -193,7 +201,7 @@ async fn history(settings: &Settings) -> Result<Archive, EngineError> {
     // Reading needs no number of ours; nothing is registered.
     let samples = Arc::new(Samples::new(database.clone(), Instance::NOBODY));
     let own = sources::Own::new(&Registry::new());
-    Ok(Archive { samples, database: Box::new(Databases { app: database, metrics: None, own }) })
+    Ok(Archive { samples, database: Box::new(Databases { app: database, metrics: None, own, clock: Clock::system() }) })
 }
 
 /// Looks at the databases and tries the queries; a line each.

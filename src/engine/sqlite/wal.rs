@@ -264,6 +264,11 @@ impl<R: Read> WalReader<R> {
         self.frames
     }
 
+    /// The sums up to the frame that was read last.
+    pub fn sums(&self) -> [u32; 2] {
+        self.sums.values()
+    }
+
     /// The next frame; nothing behind the last one, which ended a transaction.
     ///
     /// What a transaction wrote counts when it has ended: whoever must not keep half of one waits for the end, or throws away what it made.
