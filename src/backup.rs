@@ -36,6 +36,7 @@
 //! written to another one's timeline, and a manifest that is created twice fails the second time.
 
 pub mod catalog;
+pub mod claim;
 pub mod digest;
 pub mod layout;
 pub mod manifest;
