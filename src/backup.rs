@@ -41,6 +41,7 @@ pub mod claim;
 pub mod digest;
 pub mod layout;
 pub mod manifest;
+pub mod ship;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::claim::winners;
 use super::layout::{FORMAT, claimed, format_key, manifest_place, numbered};
 use super::manifest::{self, Manifest, Sum, rfc3339};
-use super::{Base, Kind, Place, Position, Timeline};
+use super::{Base, Kind, Place, Position, Soundness, Timeline};
 use crate::clock::Timestamp;
 use crate::object::{Listed, ObjectError, ObjectKey, ObjectStore, get_small, list_all};
 
@@ -205,6 +205,17 @@ impl Catalog {
         Ok(chain)
     }
 
+    /// The same for what is worth restoring: a full of a database that was found damaged is kept, but is no backup.
+    pub fn sound_chain(&self, place: Place) -> Result<Vec<&Entry>, String> {
+        let chain = self.chain(place)?;
+        match chain.first().map(|full| &full.manifest) {
+            Some(Manifest { to, soundness: Some(Soundness::Damaged(words)), .. }) => {
+                Err(format!("the full at {to} is of a damaged database: {words}"))
+            }
+            _ => Ok(chain),
+        }
+    }
+
     /// The places on the way to `timeline`'s newest one, the newest first: its own, then those of the timelines that it goes on from, up to where each
     /// was left.
     pub fn ancestry(&self, timeline: Timeline) -> Vec<&Entry> {
@@ -227,7 +238,7 @@ impl Catalog {
 }
 
 /// Refuses a layout that this version does not know.
-async fn check_format(store: &dyn ObjectStore) -> Result<(), ObjectError> {
+pub(super) async fn check_format(store: &dyn ObjectStore) -> Result<(), ObjectError> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,

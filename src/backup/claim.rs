@@ -133,10 +133,10 @@ impl From<JobError> for ClaimError {
 /// Where an installation stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Standing {
-    /// It has the timeline.
-    Ours,
-    /// It wanted it, and does not know whether it has it.
-    Unsettled,
+    /// It has this timeline.
+    Ours(Held),
+    /// It wanted this timeline, and does not know whether it has it.
+    Unsettled(Held),
     /// It has none; why, for people.
     None(String),
     /// Somebody else went on.
@@ -144,7 +144,7 @@ pub enum Standing {
 }
 
 /// Where whoever remembers `held` stands in `catalog`, which is that of `destination`.
-pub fn standing(held: Option<&Held>, catalog: &Catalog, destination: &str) -> Standing {
+pub fn standing(held: Option<Held>, catalog: &Catalog, destination: &str) -> Standing {
     let Some(held) = held else { return Standing::None("a new installation, or a new state directory".to_owned()) };
     let timeline = held.timeline();
     let there = catalog.claims.get(&timeline);
@@ -156,9 +156,9 @@ pub fn standing(held: Option<&Held>, catalog: &Catalog, destination: &str) -> St
         Some(newer) if newer > timeline => {
             Standing::Taken(Taken { timeline: newer, by: catalog.claims.get(&newer).cloned() })
         }
-        _ if ours && held.settled => Standing::Ours,
+        _ if ours && held.settled => Standing::Ours(held),
         _ if there.is_some() && !ours => Standing::Taken(Taken { timeline, by: there.cloned() }),
-        _ if !held.settled => Standing::Unsettled,
+        _ if !held.settled => Standing::Unsettled(held),
         _ => Standing::None(format!("the store has lost the claim of {timeline}")),
     }
 }
@@ -305,22 +305,22 @@ mod tests {
     #[test]
     fn a_claim_is_ours_until_somebody_claims_the_next_h29() {
         let mine = catalog(&[claim(1, "me")]);
-        assert_eq!(standing(Some(&held(1, true)), &mine, "here"), Standing::Ours);
-        assert_eq!(standing(Some(&held(1, false)), &mine, "here"), Standing::Unsettled);
-        assert_eq!(standing(Some(&held(1, true)), &mine, "the same store by another name"), Standing::Ours);
+        assert_eq!(standing(Some(held(1, true)), &mine, "here"), Standing::Ours(held(1, true)));
+        assert_eq!(standing(Some(held(1, false)), &mine, "here"), Standing::Unsettled(held(1, false)));
+        assert!(matches!(standing(Some(held(1, true)), &mine, "by another name"), Standing::Ours(_)));
         let theirs = catalog(&[claim(1, "me"), claim(2, "them")]);
-        let Standing::Taken(taken) = standing(Some(&held(1, true)), &theirs, "here") else { panic!("not taken") };
+        let Standing::Taken(taken) = standing(Some(held(1, true)), &theirs, "here") else { panic!("not taken") };
         assert!(taken.to_string().contains("installation `them`"), "{taken}");
-        assert!(matches!(standing(Some(&held(2, true)), &theirs, "here"), Standing::Taken(_)), "the same number");
-        assert!(matches!(standing(Some(&held(2, false)), &theirs, "here"), Standing::Taken(_)), "a race that was lost");
+        assert!(matches!(standing(Some(held(2, true)), &theirs, "here"), Standing::Taken(_)), "the same number");
+        assert!(matches!(standing(Some(held(2, false)), &theirs, "here"), Standing::Taken(_)), "a race that was lost");
     }
 
     #[test]
     fn who_has_no_claim_begins_a_timeline() {
         let theirs = catalog(&[claim(1, "them"), claim(2, "them")]);
         assert!(matches!(standing(None, &theirs, "here"), Standing::None(_)));
-        assert!(matches!(standing(Some(&held(1, true)), &theirs, "elsewhere"), Standing::None(_)));
-        assert!(matches!(standing(Some(&held(3, true)), &theirs, "here"), Standing::None(_)), "lost by the store");
+        assert!(matches!(standing(Some(held(1, true)), &theirs, "elsewhere"), Standing::None(_)));
+        assert!(matches!(standing(Some(held(3, true)), &theirs, "here"), Standing::None(_)), "lost by the store");
         let about = || About { identity: String::new(), reason: String::new(), at: Timestamp::from_millis(0) };
         let writer = Writer { host: "h".to_owned(), instance: "me".to_owned() };
         assert_eq!(next(&theirs, None, &writer, about()).timeline, Timeline(3));
@@ -332,7 +332,7 @@ mod tests {
     fn an_unreadable_claim_is_one_all_the_same() {
         let mut broken = catalog(&[claim(1, "me")]);
         broken.unreadable.push((claim_key(Timeline(2)), "no claim".to_owned()));
-        let Standing::Taken(taken) = standing(Some(&held(1, true)), &broken, "here") else { panic!("not taken") };
+        let Standing::Taken(taken) = standing(Some(held(1, true)), &broken, "here") else { panic!("not taken") };
         assert_eq!(taken, Taken { timeline: Timeline(2), by: None });
     }
 

@@ -79,14 +79,7 @@ pub fn numbered(key: &ObjectKey) -> Option<Place> {
 ///
 /// The `word` is random: a copied machine has the state of the first one and runs its jobs in the same second. Without the word, the one that
 /// comes second would write over an object that the first one's manifest names.
-pub fn object_key(
-    place: Place,
-    kind: Kind,
-    from: Option<Position>,
-    at: Timestamp,
-    word: u32,
-    form: &str,
-) -> ObjectKey {
+pub fn object_key(place: Place, kind: Kind, from: Option<Position>, at: Timestamp, word: u32, form: &str) -> ObjectKey {
     let at = compact(at);
     let from = from.map_or_else(String::new, |from| format!("-from-{from}"));
     let content = match kind {
@@ -121,7 +114,10 @@ mod tests {
             object_key(place(10), Kind::Incremental, Some(Position(2)), at, 2, "zst"),
         ];
         assert_eq!(keys[0].as_str(), "t000001/0000000001-20261123T021500Z-full-9f86d081.db.gz");
-        assert_eq!(keys[2].as_str(), "t000001/0000000002-20261123T021500Z-incremental-from-0000000001-00000001.wal.gz.age");
+        assert_eq!(
+            keys[2].as_str(),
+            "t000001/0000000002-20261123T021500Z-incremental-from-0000000001-00000001.wal.gz.age"
+        );
         assert!(keys.is_sorted());
         assert_eq!(manifest_place(&keys[1]), Some(place(1)));
         assert_eq!(manifest_place(&keys[0]), None);

@@ -5,6 +5,7 @@
 mod support;
 
 mod atlas;
+mod backup;
 mod config;
 mod copy;
 mod expose;
