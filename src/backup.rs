@@ -38,6 +38,7 @@
 pub mod by_hand;
 pub mod catalog;
 pub mod claim;
+pub mod codec;
 pub mod digest;
 pub mod layout;
 pub mod manifest;

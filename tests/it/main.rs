@@ -6,6 +6,7 @@ mod support;
 
 mod atlas;
 mod backup;
+mod codec;
 mod config;
 mod copy;
 mod expose;
