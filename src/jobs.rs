@@ -2,6 +2,7 @@
 //!
 //! A job knows neither when it runs nor who else does; that is the scheduler's.
 
+pub mod back_up;
 pub mod expire;
 pub mod prune_logs;
 pub mod retain;
@@ -52,6 +53,8 @@ pub struct Parts {
     pub roll_ups: Option<Arc<dyn RollUps>>,
     /// What looks after the databases.
     pub upkeep: Vec<Arc<dyn Upkeep>>,
+    /// Whose turn it is at the database.
+    pub turn: back_up::Turn,
     /// What the jobs count.
     pub metrics: Arc<Metrics>,
 }
@@ -98,6 +101,7 @@ pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
             parts.upkeep.clone(),
             settings.upkeep,
             zone(upkeep::UPKEEP),
+            parts.turn.clone(),
             Arc::clone(&parts.metrics.upkeep),
         )),
     ];

@@ -173,11 +173,13 @@ impl Catalog {
         self.newest_timeline().into_iter().chain(others).max()
     }
 
-    /// The highest number of a position that anything in the store has, on any timeline, readable or not.
+    /// The highest number of a position that was committed, on any timeline, readable or not.
+    ///
+    /// Objects that no manifest names do not count. If they did, a copied machine that is about to commit this number would see another one commit the
+    /// number behind it, and both would succeed.
     pub fn highest_position(&self) -> Option<Position> {
-        let others = self.unreadable.iter().map(|(key, _)| key).chain(self.unnamed.iter().map(|o| &o.key));
-        let others = others.filter_map(|key| numbered(key).map(|place| place.position));
-        self.entries.keys().map(|place| place.position).chain(others).max()
+        let unreadable = self.unreadable.iter().filter_map(|(key, _)| manifest_place(key));
+        self.entries.keys().copied().chain(unreadable).map(|place| place.position).max()
     }
 
     /// The segments that a restore of `place` applies, the full first; or what keeps it from being restored.

@@ -20,7 +20,7 @@
 //! - **A damaged database** is shipped all the same, for the sake of what is in it, and marked; no increment goes on from it, and the run fails.
 //! - **The clock steps back**: a mark is never older than the one before it on its timeline (H34, H41).
 //!
-//! Numbers are not used twice. A new timeline leaves one out: the number that its predecessor may be committing at this very moment, having looked for
+//! No number is committed twice; what a crash left under one has another random word in its key. A new timeline leaves one out: the number that its predecessor may be committing at this very moment, having looked for
 //! a claim just before there was one.
 
 mod carry;
@@ -46,9 +46,9 @@ use super::claim::{self, ClaimError, Writer};
 use super::codec::{CodecError, Form};
 use super::{Adopted, Look, Manifest, Source, SourceError, Want};
 use crate::clock::Clock;
+use crate::object::probe::honours_create;
 use crate::object::{ObjectError, ObjectStore};
 use crate::schedule::{JobContext, JobError};
-use crate::task::Pending;
 
 /// Below this part of the newest full's bytes a database is suspicious.
 const MUCH_SMALLER: u64 = 10;
@@ -66,17 +66,12 @@ pub struct Settings {
     pub claim_wait: Duration,
 }
 
-/// Whether a store refuses to create what is there: `object`'s probe.
-pub type Probe = Box<dyn for<'a> Fn(&'a dyn ObjectStore) -> Pending<'a, Result<bool, ObjectError>> + Send + Sync>;
-
 /// What a shipper is made of.
 pub struct Parts {
     /// The database.
     pub source: Arc<dyn Source>,
     /// The destination.
     pub store: Arc<dyn ObjectStore>,
-    /// Whether it honours conditions; asked once.
-    pub honours_create: Probe,
     /// How.
     pub settings: Settings,
     /// Who we are.
@@ -280,7 +275,7 @@ impl Shipper {
             return Ok(known);
         }
         let store = self.parts.store.as_ref();
-        let conditional = (self.parts.honours_create)(store).await?;
+        let conditional = honours_create(store).await?;
         if !conditional {
             let destination = store.place();
             tracing::warn!(

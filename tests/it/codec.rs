@@ -52,7 +52,8 @@ fn stored(form: &Form, threads: usize, pieces: Vec<Bytes>) -> (Vec<u8>, Encoded)
             }
             stored
         };
-        let (encoded, (), stored) = tokio::join!(encode(form, label(), threads, plain_side, stored_side), send, receive);
+        let (encoded, (), stored) =
+            tokio::join!(encode(form, label(), threads, plain_side, stored_side), send, receive);
         (encoded.unwrap(), stored)
     });
     assert_eq!(encoded, Encoded { plain: content(&plain), stored: content(&stored) });

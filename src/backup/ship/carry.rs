@@ -30,9 +30,6 @@ pub(super) const QUEUED: usize = 4;
 /// Bytes of a file read at once.
 const PIECE: usize = 1 << 20;
 
-/// How often a download is taken up again in a row without a byte.
-const TRIES: u32 = 4;
-
 /// An object on its way into the store. It is there after [`Landing::finish`], never before.
 pub(super) struct Landing {
     store: Arc<dyn ObjectStore>,
@@ -146,50 +143,22 @@ pub(super) async fn read_spool(file: &Path, content: &Content, into: mpsc::Sende
     Ok(())
 }
 
-/// Fetches the object back and looks whether it is `content`. A connection that breaks is taken up where it broke.
+/// Fetches the object back and looks whether it is `content`.
 pub(super) async fn read_back(store: &dyn ObjectStore, key: &ObjectKey, content: &Content) -> Result<(), ShipError> {
-    let (mut sum, mut length, mut version, mut failures) = (Sha256::new(), 0, None, 0);
-    loop {
-        let mut download = store.get(key, Part { from: length, to: None, version }).await?;
-        if download.bytes != content.bytes {
-            return Err(unlike(key, content, &format!("{} bytes", download.bytes)));
-        }
-        version = download.version;
-        let mut broke = None;
-        while let Some(piece) = download.body.next().await {
-            match piece {
-                Ok(piece) => {
-                    sum.update(&piece);
-                    length += piece.len() as u64;
-                    failures = 0;
-                }
-                Err(e @ ObjectError::Transient(_)) => {
-                    broke = Some(e);
-                    break;
-                }
-                Err(e) => return Err(e.into()),
-            }
-        }
-        if length >= content.bytes {
-            break;
-        }
-        failures += 1;
-        if failures == TRIES {
-            let short = || ObjectError::Transient(format!("only {length} of {} bytes of `{key}` came", content.bytes));
-            return Err(broke.unwrap_or_else(short).into());
-        }
+    let mut download = store.get(key, Part::default()).await?;
+    let (mut sum, mut length) = (Sha256::new(), 0);
+    while let Some(piece) = download.body.next().await {
+        let piece = piece?;
+        sum.update(&piece);
+        length += piece.len() as u64;
     }
     let found = Content { bytes: length, sha256: Sum::from_bytes(sum.finalize().into()) };
     if found == *content {
         return Ok(());
     }
-    Err(unlike(key, content, &format!("{} bytes with SHA-256 {}", found.bytes, found.sha256)))
-}
-
-fn unlike(key: &ObjectKey, content: &Content, found: &str) -> ShipError {
-    ObjectError::Corrupt(format!(
-        "the store gives back `{key}` as {found}; {} bytes with SHA-256 {} were stored",
-        content.bytes, content.sha256
+    Err(ObjectError::Corrupt(format!(
+        "the store gives back `{key}` as {} bytes with SHA-256 {}; {} bytes with SHA-256 {} were stored",
+        found.bytes, found.sha256, content.bytes, content.sha256
     ))
-    .into()
+    .into())
 }

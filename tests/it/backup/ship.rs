@@ -6,22 +6,20 @@ mod refused;
 mod steady;
 mod writers;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use atlas_sidecar::backup::catalog::Catalog;
 use atlas_sidecar::backup::claim::Writer;
 use atlas_sidecar::backup::codec::Form;
-use atlas_sidecar::backup::layout::numbered;
 use atlas_sidecar::backup::manifest::{Codec, Sum};
 use atlas_sidecar::backup::ship::{Metrics, Parts, Settings, ShipError, Shipped, Shipper};
 use atlas_sidecar::backup::{Kind, Want};
 use atlas_sidecar::clock::{Clock, Timestamp};
-use atlas_sidecar::object::{ObjectKey, ObjectStore};
+use atlas_sidecar::object::ObjectStore;
 use atlas_sidecar::schedule::JobContext;
 use prometheus::Registry;
 use tokio_util::sync::CancellationToken;
@@ -70,14 +68,12 @@ impl Machine {
 
     fn shipper(&self, fault: &Arc<Fault>) -> Shipper {
         let inner = Arc::clone(&self.bucket);
-        let honours = !inner.ignores_conditions.load(Ordering::SeqCst);
         let store = Arc::new(FaultyStore { inner, fault: Arc::clone(fault) });
         let source = PageSource { database: Arc::clone(&self.database), fault: Arc::clone(fault) };
         let codec = Form { codec: Codec::Gzip, recipients: Vec::new() };
         Shipper::new(Parts {
             source: Arc::new(source),
             store: store as Arc<dyn ObjectStore>,
-            honours_create: Box::new(move |_| Box::pin(async move { Ok(honours) })),
             settings: Settings {
                 state_directory: self.state.clone(),
                 form: codec,
@@ -138,17 +134,11 @@ async fn sound(bucket: &MemoryStore, databases: &[&Database]) -> Catalog {
             }
         }
     }
-    let mut numbers: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    for key in bucket.keys() {
-        if let Some(place) = numbered(&ObjectKey::ours(&key))
-            && !key.ends_with(".json")
-        {
-            numbers.entry(place.position.0).or_default().push(key);
-        }
-    }
-    for (number, keys) in numbers {
-        assert_eq!(keys.len(), 1, "{number} is used twice: {keys:?}");
-    }
+    let numbers: BTreeSet<u64> = catalog.entries.keys().map(|place| place.position.0).collect();
+    assert_eq!(numbers.len(), catalog.entries.len(), "a number is used twice");
+    let objects: Vec<_> = catalog.entries.values().filter_map(|entry| entry.manifest.object.as_ref()).collect();
+    let keys: BTreeSet<_> = objects.iter().map(|object| &object.key).collect();
+    assert_eq!(keys.len(), objects.len(), "an object is named twice");
     sums_hold(bucket);
     catalog
 }
