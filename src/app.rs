@@ -209,6 +209,7 @@ struct Parts {
     /// Known sources, for `collect[]`.
     names: Arc<Mutex<Vec<String>>>,
     job_metrics: Arc<jobs::Metrics>,
+    turn: jobs::back_up::Turn,
 }
 
 impl Parts {
@@ -238,7 +239,16 @@ impl Parts {
         let exposer = Arc::new(Exposer::new(Arc::clone(&latest), registry.clone(), clock.clone()));
         let targets = Arc::new(scrape::http::Metrics::new(registry));
         let job_metrics = Arc::new(jobs::Metrics::new(registry));
-        Self { latest, ingest, runner, exposer, targets, names: Arc::default(), job_metrics }
+        Self {
+            latest,
+            ingest,
+            runner,
+            exposer,
+            targets,
+            names: Arc::default(),
+            job_metrics,
+            turn: jobs::back_up::Turn::default(),
+        }
     }
 
     fn jobs(&self, engine: &Engine, settings: &Settings) -> jobs::Parts {
@@ -246,6 +256,7 @@ impl Parts {
             expiry: engine.expiry(),
             roll_ups: engine.roll_ups(),
             upkeep: engine.upkeep(&settings.engine),
+            turn: self.turn.clone(),
             metrics: Arc::clone(&self.job_metrics),
         }
     }

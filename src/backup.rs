@@ -37,12 +37,14 @@
 
 pub mod by_hand;
 pub mod catalog;
+pub mod claim;
 pub mod codec;
 pub mod digest;
 pub mod layout;
 pub mod manifest;
 pub mod prune;
 pub mod retain;
+pub mod ship;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -2,6 +2,7 @@
 //!
 //! A job knows neither when it runs nor who else does; that is the scheduler's.
 
+pub mod back_up;
 pub mod expire;
 pub mod prune_backups;
 pub mod prune_logs;
@@ -60,6 +61,8 @@ pub struct Parts {
     pub roll_ups: Option<Arc<dyn RollUps>>,
     /// What looks after the databases.
     pub upkeep: Vec<Arc<dyn Upkeep>>,
+    /// Whose turn it is at the database.
+    pub turn: back_up::Turn,
     /// What the jobs count.
     pub metrics: Arc<Metrics>,
 }
@@ -106,6 +109,7 @@ pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
             parts.upkeep.clone(),
             settings.upkeep,
             zone(upkeep::UPKEEP),
+            parts.turn.clone(),
             Arc::clone(&parts.metrics.upkeep),
         )),
     ];

@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::control::{Answer, Ask, Client, Ending, Failure, JobLine, Lock, LockError};
 use crate::engine::ids::Instance;
 use crate::engine::{Archive, Engine};
+use crate::jobs::back_up::Turn;
 use crate::jobs::{self, NAMES, Parts};
 use crate::schedule::Flow;
 use crate::schedule::runner::{self, Me, Refused, Runner};
@@ -120,7 +121,7 @@ async fn alone(settings: &Settings, wanted: &Ask, json: bool) -> Exit {
     let runner = Runner::new(engine.runs(), Me { owner: engine.instance().to_string(), host }, clock, &registry);
     let metrics = jobs::Metrics::new(&registry).into();
     let upkeep = engine.upkeep(&settings.engine);
-    let parts = Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), upkeep, metrics };
+    let parts = Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), upkeep, turn: Turn::default(), metrics };
     runner.set_jobs(jobs::planned(&settings.jobs, &parts));
     let exit = match wanted {
         Ask::List => unreachable!("it needs no lock"),

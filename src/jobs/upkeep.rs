@@ -1,7 +1,8 @@
 //! `upkeep`: looks after the database itself, when nobody is there.
 //!
 //! What there is to do is the engine's to know ([`Upkeep::plan`]); when it may be done is decided here: inside the configured window, and
-//! only if the database and its host are quiet at that moment. Neither is asked of a run by hand. Each task is done in pieces; between them the run
+//! only if the database and its host are quiet at that moment. Neither is asked of a run by hand; that no backup
+//! runs is. Each task is done in pieces; between them the run
 //! stops at its deadline, which is the window's end or, somewhat before it, the timeout, whichever comes first. What was not done is said, and the next
 //! run finds it again: nothing is remembered.
 
@@ -12,6 +13,7 @@ use prometheus::{IntCounter, IntCounterVec, Registry};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::back_up::Turn;
 use crate::sample::{Desc, Kind};
 use crate::schedule::window::Window;
 use crate::schedule::{Job, JobContext, JobError, Outcome};
@@ -50,7 +52,7 @@ const NOT_QUIET: Desc = Desc {
     name: "atlas_sidecar_upkeep_put_off_total",
     kind: Kind::Counter,
     unit: "1",
-    help: "Runs of upkeep that did nothing because it was not the time (`window`) or others were at work (`load`). Where it never runs, choose another window.",
+    help: "Runs of upkeep that did nothing because it was not the time (`window`), others were at work (`load`) or a backup was running (`backup`). Where it never runs, choose another window.",
 };
 
 /// What this module measures of itself.
@@ -92,6 +94,7 @@ pub struct DatabaseUpkeep {
     databases: Vec<Arc<dyn Upkeep>>,
     settings: Settings,
     zone: &'static str,
+    turn: Turn,
     metrics: Arc<Metrics>,
 }
 
@@ -113,9 +116,15 @@ enum Ended {
 }
 
 impl DatabaseUpkeep {
-    /// Looks after `databases` as `settings` say, in the clock of `zone`.
-    pub fn new(databases: Vec<Arc<dyn Upkeep>>, settings: Settings, zone: &'static str, metrics: Arc<Metrics>) -> Self {
-        Self { databases, settings, zone, metrics }
+    /// Looks after `databases` as `settings` say, in the clock of `zone`, when it is its `turn`.
+    pub fn new(
+        databases: Vec<Arc<dyn Upkeep>>,
+        settings: Settings,
+        zone: &'static str,
+        turn: Turn,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { databases, settings, zone, turn, metrics }
     }
 
     async fn look_after(&self, cx: &JobContext) -> Result<Outcome, JobError> {
@@ -128,6 +137,10 @@ impl DatabaseUpkeep {
             };
             left = left.min(window);
         }
+        let Some(_turn) = self.turn.try_take() else {
+            self.metrics.put_off.with_label_values(&["backup"]).inc();
+            return Ok(Outcome::skipped("a backup is running"));
+        };
         let deadline = Instant::now() + left;
         if !cx.manual()
             && let Some(others) = self.others(cx).await?

@@ -1,4 +1,7 @@
-//! Backups.
+//! Backups: from a source to a store, and back.
 
 mod rebuild;
+mod restore;
+mod ship;
 mod source;
+mod verify;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atlas_sidecar::clock::{Clock, Timestamp};
+use atlas_sidecar::jobs::back_up::Turn;
 use atlas_sidecar::jobs::upkeep::{DatabaseUpkeep, Metrics, Settings};
 use atlas_sidecar::schedule::Flow;
 use atlas_sidecar::schedule::cron::{CatchUp, Schedule};
@@ -44,7 +45,13 @@ impl Desk {
         let clock = Clock::by_hand(Timestamp::from_rfc3339("2026-11-22T00:30:00Z").unwrap());
         let me = Me { owner: "me".to_owned(), host: "h".to_owned() };
         let runner = Runner::new(log, me, clock.clone(), &Registry::new());
-        let job = Arc::new(DatabaseUpkeep::new(vec![upkeep], settings(), "UTC", Metrics::new(&registry).into()));
+        let job = Arc::new(DatabaseUpkeep::new(
+            vec![upkeep],
+            settings(),
+            "UTC",
+            Turn::default(),
+            Metrics::new(&registry).into(),
+        ));
         let plan = Plan {
             schedule: Schedule::parse("0 * * * *", "UTC").unwrap(),
             enabled: true,
