@@ -39,6 +39,7 @@ pub mod catalog;
 pub mod digest;
 pub mod layout;
 pub mod manifest;
+pub mod plan;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,6 +51,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use catalog::Catalog;
 pub use digest::Digest;
 pub use manifest::Manifest;
 
