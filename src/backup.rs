@@ -35,6 +35,7 @@
 //! next number and says from where it goes on; before each segment the owner of a timeline looks whether somebody has, and stops. Nothing is ever
 //! written to another one's timeline, and a manifest that is created twice fails the second time.
 
+pub mod by_hand;
 pub mod catalog;
 pub mod digest;
 pub mod layout;

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use prometheus::Registry;
 
+use crate::backup::Rebuild;
 use crate::clock::{Clock, Timestamp};
 use crate::sample::Desc;
 use crate::sample::globs::Globs;
@@ -207,6 +208,14 @@ pub fn kind_of(url: &str) -> &'static dyn Kind {
     match url.split(':').next() {
         Some("postgres" | "postgresql") => &postgres::Postgres,
         _ => &sqlite::Sqlite,
+    }
+}
+
+/// How databases of the engine that a manifest names are made of segments; no database has to be there.
+pub fn rebuild(engine: &str) -> Option<&'static dyn Rebuild> {
+    match engine {
+        sqlite::rebuild::ENGINE => Some(&sqlite::rebuild::Sqlite),
+        _ => None,
     }
 }
 

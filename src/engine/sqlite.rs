@@ -14,6 +14,7 @@ pub mod expiry;
 mod history;
 mod opened;
 pub mod queries;
+pub mod rebuild;
 pub mod roll_up;
 pub mod runs;
 pub mod samples;
@@ -23,6 +24,7 @@ pub mod stats;
 pub mod table;
 pub mod times;
 pub mod upkeep;
+pub mod wal;
 
 use std::io;
 use std::ops::{Deref, DerefMut};
