@@ -37,6 +37,7 @@
 
 pub mod by_hand;
 pub mod catalog;
+pub mod codec;
 pub mod digest;
 pub mod layout;
 pub mod manifest;
