@@ -42,6 +42,8 @@ pub mod digest;
 pub mod layout;
 pub mod manifest;
 pub mod plan;
+pub mod restore;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt;
