@@ -7,12 +7,20 @@
 //! - A download may be taken up again at any byte, and says when the object is another one meanwhile.
 //! - Errors are named by what the caller may do next.
 
+pub mod dir;
+pub mod patient;
+pub mod probe;
+pub mod s3;
+
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use prometheus::Registry;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::task::Pending;
 
 /// How long every part of an upload but the last is: S3 wants 5 MiB at least and has room for 10,000 parts, which makes 80 GB of stored bytes; two or three of them
@@ -21,6 +29,85 @@ pub const PART_BYTES: usize = 8 << 20;
 
 /// The longest key. S3 allows 1,024 bytes with the prefix.
 const MOST_KEY_BYTES: usize = 512;
+
+/// Where objects are kept, and what it takes to get there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where.
+    pub destination: Destination,
+    /// How to talk to a bucket; of no use for a folder.
+    pub s3: s3::Settings,
+}
+
+/// A folder or a piece of a bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// `file:PATH`
+    Dir(PathBuf),
+    /// `s3://bucket/prefix`
+    S3 {
+        /// The bucket; it is not made by us.
+        bucket: String,
+        /// What all keys begin with, without a `/` at either end; empty for the whole bucket.
+        prefix: String,
+    },
+}
+
+impl Destination {
+    /// From `file:PATH` or `s3://bucket/prefix`; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("file:") {
+            // `file:///srv/x` is what browsers write for `/srv/x`.
+            let path = path.strip_prefix("//").filter(|rest| rest.starts_with('/')).unwrap_or(path);
+            return match path {
+                "" => Err("a folder must follow `file:`".to_owned()),
+                path if path.starts_with("//") => Err("`file:` takes a folder of this machine".to_owned()),
+                path => Ok(Self::Dir(PathBuf::from(path))),
+            };
+        }
+        let Some(rest) = text.strip_prefix("s3://") else {
+            return Err("must be `file:PATH` or `s3://BUCKET/PREFIX`".to_owned());
+        };
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        // Not the strict rule of AWS (lower case, 3 to 63 characters): older buckets and other servers have more.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if bucket.is_empty() || !bucket.bytes().all(plain) {
+            return Err("a bucket's name has letters, digits, `.`, `_` and `-` only".to_owned());
+        }
+        if !prefix.is_empty() && ObjectKey::parse(prefix).is_none() {
+            return Err("a prefix has words of letters, digits, `.`, `_` and `-`, with `/` between them".to_owned());
+        }
+        Ok(Self::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dir(path) => write!(f, "file:{}", path.display()),
+            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+/// Every metric of this module.
+pub const METRICS: &[&crate::sample::Desc] = patient::METRICS;
+
+/// The store at `settings.destination`, with patience, its requests counted in `registry`. Nothing is asked of it yet; the error is about the settings.
+pub fn open(settings: &Settings, registry: &Registry) -> Result<Arc<dyn ObjectStore>, String> {
+    let store = open_bare(settings)?;
+    Ok(Arc::new(patient::Patient::new(store, patient::Patience::default(), patient::Metrics::new(registry))))
+}
+
+/// The store itself, which fails at the first fault.
+pub fn open_bare(settings: &Settings) -> Result<Arc<dyn ObjectStore>, String> {
+    Ok(match &settings.destination {
+        Destination::Dir(path) => Arc::new(dir::Dir::open(path.clone(), Clock::system())),
+        Destination::S3 { bucket, prefix } => Arc::new(s3::S3::open(&settings.s3, bucket, prefix)?),
+    })
+}
 
 /// The name of an object, below the store's own prefix: words of `A-Z a-z 0-9 . _ -`, with `/` between them.
 ///
@@ -97,7 +184,7 @@ pub struct Part {
     pub from: u64,
     /// The one behind the last; nothing for the object's end.
     pub to: Option<u64>,
-    /// Only of this writing; another one is [`ObjectError::Corrupt`].
+    /// Only of this writing; another one is [`ObjectError::Corrupt`]. So is a part that begins at the object's end or behind it.
     pub version: Option<String>,
 }
 
@@ -198,6 +285,38 @@ pub async fn get_small(store: &dyn ObjectStore, key: &ObjectKey, most: u64) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn destinations_read_back() {
+        for (text, shown) in [
+            ("file:data/backups", "file:data/backups"),
+            ("file:/srv/backups", "file:/srv/backups"),
+            ("file:///srv/backups", "file:/srv/backups"),
+            ("s3://bucket", "s3://bucket"),
+            ("s3://bucket/", "s3://bucket"),
+            ("s3://my.bucket/atlas/a", "s3://my.bucket/atlas/a"),
+            ("s3://bucket/atlas/", "s3://bucket/atlas"),
+        ] {
+            let destination = Destination::parse(text).unwrap();
+            assert_eq!(destination.to_string(), shown);
+            assert_eq!(Destination::parse(shown), Ok(destination));
+        }
+        for bad in [
+            "",
+            "file:",
+            "file://host/x",
+            "/srv",
+            "s3:bucket",
+            "s3://",
+            "s3:///x",
+            "s3://b/../x",
+            "s3://b//x",
+            "s3://k:s@b/x",
+            "S3://b",
+        ] {
+            assert!(Destination::parse(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn keys_are_plain_words() {
