@@ -37,12 +37,14 @@
 
 pub mod by_hand;
 pub mod catalog;
+pub mod claim;
 pub mod codec;
 pub mod digest;
 pub mod layout;
 pub mod manifest;
 pub mod plan;
 pub mod restore;
+pub mod ship;
 pub mod verify;
 
 use std::collections::BTreeMap;

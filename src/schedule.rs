@@ -146,6 +146,13 @@ pub struct JobContext {
 }
 
 impl JobContext {
+    /// Of a run that somebody asked for and no run log knows: it ends when `stop` is cancelled or after `limit`.
+    pub fn alone(clock: Clock, stop: CancellationToken, limit: Duration) -> Self {
+        let (slot, deadline) = (clock.now(), Instant::now() + limit);
+        let (flow, _) = channel::channel(Flow::Running(Progress::default()));
+        Self { clock, stop, deadline, reason: Reason::Manual, slot, doubt: None, flow }
+    }
+
     /// The time now.
     pub fn now(&self) -> Timestamp {
         self.clock.now()

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{FORMAT, claimed, format_key, manifest_place};
+use super::claim::winners;
+use super::layout::{FORMAT, claimed, format_key, manifest_place, numbered};
 use super::manifest::{self, Manifest, Sum, rfc3339};
-use super::{Base, Kind, Place, Timeline};
+use super::{Base, Kind, Place, Position, Soundness, Timeline};
 use crate::clock::Timestamp;
 use crate::object::{Listed, ObjectError, ObjectKey, ObjectStore, get_small, list_all};
 
@@ -112,7 +113,12 @@ impl Catalog {
     pub fn of(listed: &[Listed], documents: impl IntoIterator<Item = (ObjectKey, Bytes)>) -> Self {
         let mut catalog = Self::default();
         let lengths: BTreeMap<&str, u64> = listed.iter().map(|o| (o.key.as_str(), o.bytes)).collect();
+        let winners = winners(listed);
         for (key, bytes) in documents {
+            // Where claims cannot be created under a condition there may be several of a timeline: the others have lost.
+            if claimed(&key).is_some_and(|timeline| winners.get(&timeline).is_some_and(|winner| **winner != key)) {
+                continue;
+            }
             if let Err(why) = catalog.take(&key, &bytes, &lengths) {
                 catalog.unreadable.push((key, why));
             }
@@ -160,6 +166,20 @@ impl Catalog {
         self.claims.keys().copied().chain(written).max()
     }
 
+    /// The highest number of a timeline that anything in the store has, readable or not: the next one is free.
+    pub fn highest_timeline(&self) -> Option<Timeline> {
+        let others = self.unreadable.iter().map(|(key, _)| key).chain(self.unnamed.iter().map(|o| &o.key));
+        let others = others.filter_map(|key| claimed(key).or_else(|| numbered(key).map(|place| place.timeline)));
+        self.newest_timeline().into_iter().chain(others).max()
+    }
+
+    /// The highest number of a position that anything in the store has, on any timeline, readable or not.
+    pub fn highest_position(&self) -> Option<Position> {
+        let others = self.unreadable.iter().map(|(key, _)| key).chain(self.unnamed.iter().map(|o| &o.key));
+        let others = others.filter_map(|key| numbered(key).map(|place| place.position));
+        self.entries.keys().map(|place| place.position).chain(others).max()
+    }
+
     /// The segments that a restore of `place` applies, the full first; or what keeps it from being restored.
     pub fn chain(&self, place: Place) -> Result<Vec<&Entry>, String> {
         let mut chain = Vec::new();
@@ -185,6 +205,17 @@ impl Catalog {
         Ok(chain)
     }
 
+    /// The same for what is worth restoring: a full of a database that was found damaged is kept, but is no backup.
+    pub fn sound_chain(&self, place: Place) -> Result<Vec<&Entry>, String> {
+        let chain = self.chain(place)?;
+        match chain.first().map(|full| &full.manifest) {
+            Some(Manifest { to, soundness: Some(Soundness::Damaged(words)), .. }) => {
+                Err(format!("the full at {to} is of a damaged database: {words}"))
+            }
+            _ => Ok(chain),
+        }
+    }
+
     /// The places on the way to `timeline`'s newest one, the newest first: its own, then those of the timelines that it goes on from, up to where each
     /// was left.
     pub fn ancestry(&self, timeline: Timeline) -> Vec<&Entry> {
@@ -207,7 +238,7 @@ impl Catalog {
 }
 
 /// Refuses a layout that this version does not know.
-async fn check_format(store: &dyn ObjectStore) -> Result<(), ObjectError> {
+pub(super) async fn check_format(store: &dyn ObjectStore) -> Result<(), ObjectError> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
@@ -230,7 +261,6 @@ async fn check_format(store: &dyn ObjectStore) -> Result<(), ObjectError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Position;
     use super::super::manifest::tests::manifest;
     use super::*;
 

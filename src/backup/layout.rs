@@ -5,9 +5,9 @@
 //! RESTORE.md  restore.sh                                             how to restore with sqlite3 and gzip alone
 //! SHA256SUMS                                                         for `sha256sum -c`
 //! timelines/t000001.json                                             who claimed the timeline, from where it goes on
-//! t000001/0000000001-20261123T021500Z-full.db.gz                     an image of the database
+//! t000001/0000000001-20261123T021500Z-full-9f86d081.db.gz                     an image of the database
 //! t000001/0000000001.json                                            its manifest: without it, the image does not exist
-//! t000001/0000000002-20261124T021500Z-incremental-from-0000000001.wal.gz
+//! t000001/0000000002-20261124T021500Z-incremental-from-0000000001-7d865e95.wal.gz
 //! t000001/0000000002.json
 //! ```
 //!
@@ -68,15 +68,25 @@ pub fn manifest_place(key: &ObjectKey) -> Option<Place> {
     Some(Place { timeline: Timeline::parse(timeline)?, position })
 }
 
-/// The object of a segment seen at `observed`. `form` is how its bytes are stored, as the end of a file's name: `gz`, `zst`, `gz.age`.
-pub fn object_key(place: Place, kind: Kind, from: Option<Position>, observed: Timestamp, form: &str) -> ObjectKey {
-    let seen = compact(observed);
+/// The timeline and the position that a key under a timeline begins with, a manifest's or an object's.
+pub fn numbered(key: &ObjectKey) -> Option<Place> {
+    let (timeline, name) = key.as_str().split_once('/')?;
+    let position = Position::parse(name.split(['-', '.']).next()?)?;
+    Some(Place { timeline: Timeline::parse(timeline)?, position })
+}
+
+/// The object of a segment begun at `at`. `form` is how its bytes are stored, as the end of a file's name: `gz`, `zst`, `gz.age`.
+///
+/// The `word` is random: a copied machine has the state of the first one and runs its jobs in the same second. Without the word, the one that
+/// comes second would write over an object that the first one's manifest names.
+pub fn object_key(place: Place, kind: Kind, from: Option<Position>, at: Timestamp, word: u32, form: &str) -> ObjectKey {
+    let at = compact(at);
     let from = from.map_or_else(String::new, |from| format!("-from-{from}"));
     let content = match kind {
         Kind::Full => "db",
         Kind::Incremental => "wal",
     };
-    ObjectKey::ours(format!("{}/{}-{seen}-{kind}{from}.{content}.{form}", place.timeline, place.position))
+    ObjectKey::ours(format!("{}/{}-{at}-{kind}{from}-{word:08x}.{content}.{form}", place.timeline, place.position))
 }
 
 /// `20261123T021500Z`: RFC 3339 without what a file's name should not have; whole seconds.
@@ -97,17 +107,22 @@ mod tests {
         let at = Timestamp::from_rfc3339("2026-11-23T02:15:00.250Z").unwrap();
         let place = |position| Place { timeline: Timeline(1), position: Position(position) };
         let keys = [
-            object_key(place(1), Kind::Full, None, at, "gz"),
+            object_key(place(1), Kind::Full, None, at, 0x9f86_d081, "gz"),
             manifest_key(place(1)),
-            object_key(place(2), Kind::Incremental, Some(Position(1)), at, "gz.age"),
+            object_key(place(2), Kind::Incremental, Some(Position(1)), at, 1, "gz.age"),
             manifest_key(place(2)),
-            object_key(place(10), Kind::Incremental, Some(Position(2)), at, "zst"),
+            object_key(place(10), Kind::Incremental, Some(Position(2)), at, 2, "zst"),
         ];
-        assert_eq!(keys[0].as_str(), "t000001/0000000001-20261123T021500Z-full.db.gz");
-        assert_eq!(keys[2].as_str(), "t000001/0000000002-20261123T021500Z-incremental-from-0000000001.wal.gz.age");
+        assert_eq!(keys[0].as_str(), "t000001/0000000001-20261123T021500Z-full-9f86d081.db.gz");
+        assert_eq!(
+            keys[2].as_str(),
+            "t000001/0000000002-20261123T021500Z-incremental-from-0000000001-00000001.wal.gz.age"
+        );
         assert!(keys.is_sorted());
         assert_eq!(manifest_place(&keys[1]), Some(place(1)));
         assert_eq!(manifest_place(&keys[0]), None);
+        assert_eq!((numbered(&keys[0]), numbered(&keys[1])), (Some(place(1)), Some(place(1))));
+        assert_eq!(numbered(&claim_key(Timeline(1))), None);
         assert_eq!(claimed(&claim_key(Timeline(7))), Some(Timeline(7)));
         assert_eq!(claimed(&ObjectKey::ours("timelines/t000007-9f86d081.json")), Some(Timeline(7)));
         assert_eq!(claimed(&ObjectKey::ours("timelines/seven.json")), None);

@@ -221,7 +221,7 @@ pub(super) mod tests {
         let from = (kind == Kind::Incremental).then(|| Position(position - 1));
         let digest = |position: u64| format!("{position:032x}").parse().expect("a digest");
         let content = |bytes| Content { bytes, sha256: Sum::of(place.to_string().as_bytes()) };
-        let key = super::super::layout::object_key(place, kind, from, observed, "gz");
+        let key = super::super::layout::object_key(place, kind, from, observed, 0, "gz");
         Manifest {
             format: FORMAT,
             engine: "sqlite".to_owned(),

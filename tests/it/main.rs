@@ -5,6 +5,8 @@
 mod support;
 
 mod atlas;
+mod backup;
+mod codec;
 mod config;
 mod copy;
 mod expose;

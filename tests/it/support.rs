@@ -1,6 +1,7 @@
 //! What the tests share: scratch folders, free ports, a running sidecar, small HTTP.
 #![allow(dead_code, reason = "each test module uses its part")]
 
+pub mod memory_store;
 pub mod postgres;
 mod programs;
 pub mod python;

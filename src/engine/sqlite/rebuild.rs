@@ -68,10 +68,8 @@ impl Building for Rebuilding {
     fn full(&mut self, manifest: &Manifest, plain: &mut dyn Read) -> Result<(), RebuildError> {
         let named = Named(manifest);
         named.expect(manifest.engine == ENGINE && manifest.kind == Kind::Full, "is no full of a SQLite database")?;
-        named.expect(
-            is_page_size(manifest.page_size) && manifest.pages > 0,
-            "has pages that no SQLite database has",
-        )?;
+        named
+            .expect(is_page_size(manifest.page_size) && manifest.pages > 0, "has pages that no SQLite database has")?;
         let begun = self.database.is_some() || self.file.metadata()?.len() > 0;
         named.expect(!begun, "is a full, and there are segments already")?;
         let digest = lay_down(&self.file, named, plain)?;
@@ -135,7 +133,8 @@ impl Named<'_> {
             Some(before) if before == database.digest => Ok(()),
             before => {
                 let before = before.map_or_else(|| "none".to_owned(), |before| before.to_string());
-                Err(self.damaged(format_args!("begins at the digest {before}, {} has {}", database.place, database.digest)))
+                Err(self
+                    .damaged(format_args!("begins at the digest {before}, {} has {}", database.place, database.digest)))
             }
         }
     }
@@ -182,7 +181,9 @@ fn lay_down(file: &File, named: Named<'_>, plain: &mut dyn Read) -> Result<Diges
                 Err(e) => break Err(e.into()),
             };
             if left == expected && !begins_a_database(&piece, manifest.page_size) {
-                break Err(named.damaged(format_args!("is no SQLite database with pages of {} bytes", manifest.page_size)));
+                break Err(
+                    named.damaged(format_args!("is no SQLite database with pages of {} bytes", manifest.page_size))
+                );
             }
             left -= came as u64;
             piece.truncate(came);

@@ -1,0 +1,3 @@
+//! Backups: from a source to a store, and back.
+
+mod ship;
