@@ -1,3 +1,5 @@
 //! Backups: from a source to a store, and back.
 
+mod rebuild;
+
 mod ship;

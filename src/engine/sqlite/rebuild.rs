@@ -361,3 +361,6 @@ impl Merge<'_> {
 fn offset(number: u32, page_size: usize) -> u64 {
     u64::from(number - 1) * page_size as u64
 }
+
+#[cfg(test)]
+mod tests;

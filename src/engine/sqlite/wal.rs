@@ -318,4 +318,4 @@ pub(super) fn read_up_to(from: &mut (impl Read + ?Sized), into: &mut [u8]) -> io
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

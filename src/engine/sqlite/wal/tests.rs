@@ -6,11 +6,11 @@ use sqlx::{ConnectOptions, Connection, Row, SqliteConnection};
 use super::*;
 
 /// A log as SQLite left it, and the database file before and after SQLite put the log into it.
-struct Real {
-    log: Vec<u8>,
-    before: Vec<u8>,
-    after: Vec<u8>,
-    frames: u64,
+pub(in super::super) struct Real {
+    pub log: Vec<u8>,
+    pub before: Vec<u8>,
+    pub after: Vec<u8>,
+    pub frames: u64,
 }
 
 async fn open(path: &Path, page_size: u32) -> SqliteConnection {
@@ -32,7 +32,7 @@ fn beside(path: &Path, end: &str) -> PathBuf {
 }
 
 /// Has SQLite write `statements`, each a transaction, into a log.
-async fn real(page_size: u32, statements: &[&'static str]) -> Real {
+pub(in super::super) async fn real(page_size: u32, statements: &[&'static str]) -> Real {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.db");
     let mut connection = open(&path, page_size).await;
@@ -52,7 +52,7 @@ async fn real(page_size: u32, statements: &[&'static str]) -> Real {
 }
 
 /// Grows, changes, shrinks.
-const WRITING: &[&str] = &[
+pub(in super::super) const WRITING: &[&str] = &[
     "WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n WHERE k < 40) \
      INSERT INTO t SELECT k, randomblob(700) FROM n",
     "UPDATE t SET v = randomblob(900) WHERE k % 3 = 0",
