@@ -12,8 +12,8 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 use super::{Backup, Exit, Invocation, complain, jobs, load, unavailable};
-use crate::backup::Catalog;
 use crate::backup::codec::Identity;
+use crate::backup::{Catalog, ship};
 use crate::config::Settings;
 use crate::control::Ask;
 use crate::object::{self, Destination, ObjectError, ObjectStore};
@@ -43,7 +43,10 @@ async fn make(invocation: &Invocation, settings: &Settings, job: &str, allow_emp
     if is_postgres(settings) {
         return unavailable::on_postgres("backup");
     }
-    let _ = allow_empty;
+    if allow_empty && let Err(e) = ship::allow_empty(&settings.state_directory).await {
+        complain(&e.to_string(), None);
+        return Exit::Failed;
+    }
     jobs::run(invocation, &Ask::Run { job: job.to_owned(), dry_run: false }).await
 }
 
