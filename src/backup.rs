@@ -42,9 +42,12 @@ pub mod codec;
 pub mod digest;
 pub mod layout;
 pub mod manifest;
+pub mod plan;
 pub mod prune;
+pub mod restore;
 pub mod retain;
 pub mod ship;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,6 +59,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use catalog::Catalog;
 pub use digest::Digest;
 pub use manifest::Manifest;
 

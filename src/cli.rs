@@ -3,6 +3,7 @@
 //! Answers go to standard output, everything else to standard error: first a line `error:`, then, where there is something to do about it,
 //! a line `hint:`. A reader that closes standard output early (`| head`) ends the command quietly.
 
+pub mod backup;
 pub mod check;
 pub mod copy;
 pub mod default_config;
@@ -10,6 +11,8 @@ pub mod export;
 pub mod health;
 pub mod jobs;
 pub mod migrate;
+pub mod restore;
+mod shown;
 pub mod unavailable;
 
 use std::ffi::OsString;
@@ -21,9 +24,11 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::backup::{Timeline, plan};
 use crate::clock::Timestamp;
 use crate::config::{self, Loaded, Problems, Sources};
 use crate::control::Ask;
+use crate::object::Destination;
 
 /// The variable that names the configuration file.
 const FILE_VARIABLE: &str = "ATLAS_SIDECAR_CONFIG";
@@ -40,7 +45,7 @@ pub enum Exit {
     Failed,
     /// Wrong usage or configuration.
     Usage,
-    /// The database is not reachable.
+    /// The database, or the destination of backups, is not reachable.
     Unreachable,
     /// Somebody else is at it: try again later.
     TryLater,
@@ -99,6 +104,10 @@ pub enum Verb {
     Health,
     /// Look at the jobs, or do something about them.
     Jobs(Ask),
+    /// Make backups, or look at them.
+    Backup(Backup),
+    /// Make a database of backups.
+    Restore(Restore),
     /// Something that this version does not have, by its name.
     Unavailable(&'static str),
 }
@@ -145,6 +154,51 @@ pub struct Copy {
     pub round: bool,
 }
 
+/// What `backup` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Backup {
+    /// Make a full backup.
+    Full {
+        /// Also of a database that is empty.
+        allow_empty: bool,
+    },
+    /// Make an incremental backup.
+    Incremental,
+    /// Print what there is.
+    List {
+        /// Where, if not where the configuration says.
+        destination: Option<Destination>,
+    },
+    /// Check what there is.
+    Verify {
+        /// All bytes.
+        deep: bool,
+        /// Where, if not where the configuration says.
+        destination: Option<Destination>,
+    },
+}
+
+/// What `restore` restores.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+#[group(skip)]
+pub struct Restore {
+    /// The newest state at or before this instant: RFC 3339 (`2026-11-22T19:00:00Z`) or `latest`
+    #[arg(long, value_name = "T", value_parser = wanted_mark)]
+    pub at: plan::Moment,
+    /// The new file; one that exists is refused
+    #[arg(long, value_name = "PATH", required_unless_present = "plan")]
+    pub to: Option<PathBuf>,
+    /// The line of backups that leads to this timeline [default: the newest]
+    #[arg(long, value_name = "N", value_parser = timeline)]
+    pub timeline: Option<Timeline>,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Another destination than `backup.destination`: `file:PATH` or `s3://BUCKET/PREFIX`
+    #[arg(long, value_name = "URL", value_parser = Destination::parse)]
+    pub destination: Option<Destination>,
+}
+
 /// How `export` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
@@ -184,6 +238,21 @@ fn moment(text: &str) -> Result<Moment, String> {
     .ok_or_else(|| "write `2026-11-22T19:00:00Z`, `now`, or `-24h`".to_owned())
 }
 
+fn wanted_mark(text: &str) -> Result<plan::Moment, String> {
+    match text {
+        "latest" => Ok(plan::Moment::Latest),
+        text => Timestamp::from_rfc3339(text)
+            .map(plan::Moment::At)
+            .ok_or_else(|| "write `2026-11-22T19:00:00Z` or `latest`".to_owned()),
+    }
+}
+
+/// A timeline by its number, or as listings show it.
+fn timeline(text: &str) -> Result<Timeline, String> {
+    let number = text.parse().ok().filter(|number| *number > 0).map(Timeline);
+    number.or_else(|| Timeline::parse(text)).ok_or_else(|| "write `2` or `t000002`".to_owned())
+}
+
 /// Measures an Atlas database and its host, writes both to `system_metrics`, and shows everything to Prometheus.
 #[derive(Debug, Parser)]
 #[command(
@@ -191,7 +260,7 @@ fn moment(text: &str) -> Result<Moment, String> {
     version,
     disable_help_subcommand = true,
     args_conflicts_with_subcommands = false,
-    after_help = "Exit codes: 0 done, 1 failed, 64 wrong usage or configuration, 69 database unreachable, 75 try again later."
+    after_help = "Exit codes: 0 done, 1 failed, 64 wrong usage or configuration, 69 database or destination unreachable, 75 try again later."
 )]
 struct Typed {
     #[command(flatten)]
@@ -253,10 +322,16 @@ enum TypedVerb {
     /// Look at the jobs, or do something about them; by way of the running sidecar where there is one
     #[command(subcommand, disable_help_subcommand = true)]
     Jobs(TypedJobs),
-    #[command(hide = true, disable_help_flag = true)]
-    Backup(Rest),
-    #[command(hide = true, disable_help_flag = true)]
-    Restore(Rest),
+    /// Make backups, or look at them
+    #[command(subcommand, disable_help_subcommand = true)]
+    Backup(TypedBackup),
+    /// Make the database of an instant from backups, in a new file
+    Restore {
+        #[command(flatten)]
+        restore: Restore,
+        #[command(flatten)]
+        shared: Shared,
+    },
     #[command(hide = true, disable_help_flag = true)]
     Drill(Rest),
 }
@@ -306,6 +381,54 @@ impl TypedJobs {
             Self::Resume { job, shared } => (Ask::Pause { job, pause: false }, shared),
         };
         (Verb::Jobs(jobs), shared)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum TypedBackup {
+    /// Make a full backup now and wait for its end; by way of the running sidecar where there is one
+    Full {
+        /// Also of a database that is empty or much smaller than the one that was backed up before
+        #[arg(long)]
+        allow_empty: bool,
+        #[command(flatten)]
+        shared: Shared,
+    },
+    /// Back up what changed since the last backup now and wait for the end; by way of the running sidecar where there is one
+    Incremental(Shared),
+    /// Print what is at the destination, in what state it is, and what can be restored
+    List {
+        /// Another destination than `backup.destination`: `file:PATH` or `s3://BUCKET/PREFIX`
+        #[arg(long, value_name = "URL", value_parser = Destination::parse)]
+        destination: Option<Destination>,
+        #[command(flatten)]
+        shared: Shared,
+    },
+    /// Check that the backups can be used
+    ///
+    /// Looks at the listing, the sizes and the chain of manifests, and compares the bytes of a thirtieth of the objects, others each day. Ends with 1 where
+    /// something is not as it should be.
+    Verify {
+        /// Fetch and decode all bytes; encrypted ones need `backup.encryption.identity_file`
+        #[arg(long)]
+        deep: bool,
+        /// Another destination than `backup.destination`: `file:PATH` or `s3://BUCKET/PREFIX`
+        #[arg(long, value_name = "URL", value_parser = Destination::parse)]
+        destination: Option<Destination>,
+        #[command(flatten)]
+        shared: Shared,
+    },
+}
+
+impl TypedBackup {
+    fn split(self) -> (Verb, Shared) {
+        let (backup, shared) = match self {
+            Self::Full { allow_empty, shared } => (Backup::Full { allow_empty }, shared),
+            Self::Incremental(shared) => (Backup::Incremental, shared),
+            Self::List { destination, shared } => (Backup::List { destination }, shared),
+            Self::Verify { deep, destination, shared } => (Backup::Verify { deep, destination }, shared),
+        };
+        (Verb::Backup(backup), shared)
     }
 }
 
@@ -368,8 +491,8 @@ impl TypedVerb {
             Self::Copy { copy, shared } => (Verb::Copy(copy), shared),
             Self::Health(shared) => (Verb::Health, shared),
             Self::Jobs(jobs) => jobs.split(),
-            Self::Backup(_) => (Verb::Unavailable("backup"), Shared::default()),
-            Self::Restore(_) => (Verb::Unavailable("restore"), Shared::default()),
+            Self::Backup(backup) => backup.split(),
+            Self::Restore { restore, shared } => (Verb::Restore(restore), shared),
             Self::Drill(_) => (Verb::Unavailable("drill"), Shared::default()),
         }
     }
@@ -462,17 +585,29 @@ mod tests {
 
     #[test]
     fn what_is_not_available_is_told_whatever_stands_behind_it_and_is_not_in_the_list() {
-        for (line, verb) in [
-            ("backup", "backup"),
-            ("backup full --allow-empty --json", "backup"),
-            ("--config x.toml restore --at latest --to /x", "restore"),
-            ("drill --help", "drill"),
-        ] {
-            assert_eq!(parsed(line).map(|i| i.verb), Ok(Verb::Unavailable(verb)), "{line}");
+        for line in ["drill", "drill --random --json", "--config x.toml drill --help"] {
+            assert_eq!(parsed(line).map(|i| i.verb), Ok(Verb::Unavailable("drill")), "{line}");
         }
         let help = <Typed as clap::CommandFactory>::command().render_long_help().to_string();
-        for verb in ["backup", "restore", "drill", "Backup"] {
-            assert!(!help.contains(verb), "{verb}: {help}");
+        assert!(!help.contains("drill"), "{help}");
+    }
+
+    #[test]
+    fn backups_are_asked_for_as_the_interface_says() {
+        let verb = |line| parsed(line).map(|i| i.verb);
+        assert_eq!(verb("backup full --allow-empty --json"), Ok(Verb::Backup(Backup::Full { allow_empty: true })));
+        assert_eq!(verb("backup incremental"), Ok(Verb::Backup(Backup::Incremental)));
+        let destination = Some(Destination::Dir("/b".into()));
+        let deep = Backup::Verify { deep: true, destination: destination.clone() };
+        assert_eq!(verb("backup verify --deep --destination file:/b"), Ok(Verb::Backup(deep)));
+        let restore =
+            Restore { at: plan::Moment::Latest, to: Some("/x".into()), timeline: None, plan: false, destination };
+        assert_eq!(verb("restore --at latest --to /x --destination file:/b"), Ok(Verb::Restore(restore.clone())));
+        let at = plan::Moment::At(Timestamp::from_millis(0));
+        let planned = Restore { at, to: None, timeline: Some(Timeline(7)), plan: true, destination: None };
+        for number in ["7", "t000007"] {
+            let line = format!("restore --at 1970-01-01T01:00:00+01:00 --plan --timeline {number}");
+            assert_eq!(verb(&line), Ok(Verb::Restore(planned.clone())));
         }
     }
 
@@ -487,6 +622,13 @@ mod tests {
             ("export --from now", Exit::Usage),
             ("export --from now --to now --format xml", Exit::Usage),
             ("copy --to postgres://h/d", Exit::Usage),
+            ("backup", Exit::Usage),
+            ("backup full --frobnicate", Exit::Usage),
+            ("restore --at latest", Exit::Usage),
+            ("restore --at yesterday --to x", Exit::Usage),
+            ("restore --at latest --to x --timeline 0", Exit::Usage),
+            ("restore --at latest --to x --destination gopher:x", Exit::Usage),
+            ("restore --help", Exit::Done),
             ("--set key", Exit::Usage),
             ("--set =value", Exit::Usage),
         ] {

@@ -47,6 +47,8 @@ async fn obey(invocation: &Invocation) -> Exit {
         Verb::Copy(wanted) => cli::copy::run(invocation, wanted).await,
         Verb::Health => cli::health::run(invocation).await,
         Verb::Jobs(jobs) => cli::jobs::run(invocation, jobs).await,
+        Verb::Backup(wanted) => cli::backup::run(invocation, wanted).await,
+        Verb::Restore(wanted) => cli::restore::run(invocation, wanted).await,
         Verb::Unavailable(verb) => cli::unavailable::run(verb),
     }
 }

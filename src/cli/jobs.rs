@@ -22,7 +22,7 @@ use crate::schedule::runner::{self, Me, Refused, Runner};
 use crate::store::{Ended, RunLog};
 
 mod table;
-mod terminal;
+pub(super) mod terminal;
 
 use terminal::Line;
 

@@ -663,28 +663,41 @@ fn wrong_usage_ends_with_64() {
         (&["check", "--frobnicate"], 64),
         (&["export", "--from", "yesterday", "--to", "now", "--format", "csv"], 64),
         (&["health", "--set", "server.listen=nowhere"], 64),
-        (&["backup", "full", "--frobnicate"], 1),
-        (&["restore", "--help"], 1),
+        (&["backup", "full", "--frobnicate"], 64),
+        (&["restore", "--help"], 0),
         (&["drill", "--json"], 1),
     ] {
         assert_eq!(sidecar(folder.path(), args).status.code(), Some(code), "{args:?}");
     }
 }
 
-/// Nobody may believe that there is a copy of anything.
+/// Nobody may believe that anything was proven.
 #[test]
-fn backups_say_that_they_are_not_there() {
+fn drills_say_that_they_are_not_there() {
     let folder = tempfile::tempdir().unwrap();
-    for verb in ["backup", "restore", "drill"] {
-        // Also with a configuration that is none.
-        let out = sidecar(folder.path(), &["--config", "nowhere.toml", verb, "--to", "x"]);
+    // Also with a configuration that is none.
+    let out = sidecar(folder.path(), &["--config", "nowhere.toml", "drill", "--to", "x"]);
+    let said = text(&out.stderr);
+    assert_eq!((out.status.code(), text(&out.stdout)), (Some(1), String::new()), "{said}");
+    assert!(said.starts_with("error: `drill` is not available: this version makes no drills"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Nobody may believe that there is a copy of a PostgreSQL database.
+#[test]
+fn backups_of_postgresql_say_that_they_are_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        &["backup", "full"][..],
+        &["backup", "incremental"],
+        &["backup", "list"],
+        &["restore", "--at", "latest", "--to", "x"],
+    ] {
+        let out = sidecar(folder.path(), &[&["--set", "database.url=postgres://u@h/d"], args].concat());
         let said = text(&out.stderr);
         assert_eq!((out.status.code(), text(&out.stdout)), (Some(1), String::new()), "{said}");
-        assert!(
-            said.starts_with(&format!("error: `{verb}` is not available: this version makes no backups")),
-            "{said}"
-        );
-        assert!(said.contains("pg_basebackup") && said.contains(".backup"), "{said}");
+        assert!(said.contains("is not available: this version makes no backups of PostgreSQL"), "{said}");
+        assert!(said.contains("pg_basebackup"), "{said}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -1,5 +1,6 @@
 //! `jobs list` as a table.
 
+use super::super::shown::columns;
 use crate::control::JobLine;
 
 const HEAD: [&str; 8] = ["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST", "OUTCOME", "TOOK", "ROWS"];
@@ -8,15 +9,7 @@ const HEAD: [&str; 8] = ["JOB", "SCHEDULE", "ZONE", "NEXT", "LAST", "OUTCOME", "
 pub(super) fn of(jobs: &[JobLine]) -> String {
     let mut lines = vec![HEAD.map(str::to_owned)];
     lines.extend(jobs.iter().map(line));
-    let widths: Vec<usize> =
-        (0..HEAD.len()).map(|at| lines.iter().map(|line| line[at].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
+    columns(&lines)
 }
 
 fn line(job: &JobLine) -> [String; HEAD.len()] {

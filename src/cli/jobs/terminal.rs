@@ -6,21 +6,31 @@ use std::io::{IsTerminal, Write};
 const BAR: u64 = 24;
 
 /// A line that is written over; nothing where standard error is no terminal.
-pub(super) struct Line {
+pub(in crate::cli) struct Line {
     job: String,
     terminal: bool,
     shown: bool,
 }
 
 impl Line {
-    pub(super) fn new(job: &str) -> Self {
+    pub(in crate::cli) fn new(job: &str) -> Self {
         Self { job: job.to_owned(), terminal: std::io::stderr().is_terminal(), shown: false }
     }
 
     pub(super) fn show(&mut self, done: u64, total: Option<u64>, unit: &str) {
+        self.write(&text(&self.job, done, total, unit));
+    }
+
+    /// Whether there is anybody to see it.
+    pub(in crate::cli) fn is_seen(&self) -> bool {
+        self.terminal
+    }
+
+    /// Writes it over.
+    pub(in crate::cli) fn write(&mut self, text: &str) {
         if self.terminal {
             self.shown = true;
-            write(&format!("\r\u{1b}[K{}", text(&self.job, done, total, unit)));
+            write(&format!("\r\u{1b}[K{text}"));
         }
     }
 }
@@ -36,16 +46,17 @@ impl Drop for Line {
 
 fn text(job: &str, done: u64, total: Option<u64>, unit: &str) -> String {
     match total.filter(|total| *total > 0) {
-        Some(total) => {
-            let part =
-                |of: u64| u64::try_from(u128::from(done.min(total)) * u128::from(of) / u128::from(total)).unwrap_or(of);
-            let full = part(BAR) as usize;
-            let bar = "#".repeat(full) + &".".repeat(BAR as usize - full);
-            format!("{job} [{bar}] {:3} % {done} of {total} {unit}", part(100))
-        }
+        Some(total) => format!("{job} {} {done} of {total} {unit}", bar(done, total)),
         None if done == 0 => format!("{job} …"),
         None => format!("{job} … {done} {unit}"),
     }
+}
+
+/// `[####....]  50 %`; `total` is not 0.
+pub(in crate::cli) fn bar(done: u64, total: u64) -> String {
+    let part = |of: u64| u64::try_from(u128::from(done.min(total)) * u128::from(of) / u128::from(total)).unwrap_or(of);
+    let full = part(BAR) as usize;
+    format!("[{}{}] {:3} %", "#".repeat(full), ".".repeat(BAR as usize - full), part(100))
 }
 
 fn write(text: &str) {

@@ -91,7 +91,7 @@ impl Destination {
             (false, true) => "gz.age",
             (true, true) => "zst.age",
         };
-        let key = layout::object_key(place, kind, from, observed, extension);
+        let key = layout::object_key(place, kind, from, observed, 0, extension);
         let object = (!plain.is_empty()).then(|| Object {
             key: key.to_string(),
             stored: content(&packed),
