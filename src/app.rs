@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::backup::claim::Writer;
 use crate::clock::Clock;
 use crate::config::{self, Settings};
 use crate::control::{self, Lock, LockError};
@@ -29,6 +30,8 @@ use crate::expose::{Routes, Server};
 use crate::ingest::Ingest;
 use crate::ingest::latest::Latest;
 use crate::jobs;
+use crate::jobs::back_up::{FULL, Turn};
+use crate::jobs::backups::Backups;
 use crate::sample::{Desc, Kind};
 use crate::schedule::runner::{self as jobs_runner, Me, Runner as Jobs};
 use crate::schedule::trigger;
@@ -64,6 +67,9 @@ const LATCHES: [&str; 4] = ["database", "server", "sources", "jobs"];
 
 /// Between a panic of the writer and its next try.
 const WRITER_REST: Duration = Duration::from_secs(5);
+
+/// How long the destination of backups may take to tell what is there.
+const DESTINATION_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long the server may finish open requests at the end.
 const SERVER_LIMIT: Duration = Duration::from_secs(7);
@@ -123,7 +129,12 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
         clock.clone(),
         &registry,
     );
-    let parts = Parts::new(&settings, &engine, host, &clock, &registry);
+    let writer = Writer { host: host.clone(), instance: engine.instance().to_string() };
+    let source = engine.source(&settings.engine);
+    let backups = Backups::open(&settings.backup, source, &settings.state_directory, writer, &clock, &registry)
+        .map_err(Failure::Failed)?;
+    let mut parts = Parts::new(&settings, &engine, host, &clock, &registry);
+    parts.backups = backups.map(Arc::new);
     let server_stop = CancellationToken::new();
     let (server_tasks, writer_tasks, trigger_tasks) = (Tasks::new(), Tasks::new(), Tasks::new());
     let address = server.address();
@@ -158,6 +169,7 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     ready.reach("sources");
     trigger_tasks.spawn("scheduler", trigger::run(app.jobs.clone(), trigger_tasks.stop_token()));
     app.listen_to_commands(&trigger_tasks);
+    app.begin_backups(&trigger_tasks);
     ready.reach("jobs");
 
     while let Signal::Reload = signals.next().await {
@@ -209,7 +221,8 @@ struct Parts {
     /// Known sources, for `collect[]`.
     names: Arc<Mutex<Vec<String>>>,
     job_metrics: Arc<jobs::Metrics>,
-    turn: jobs::back_up::Turn,
+    backups: Option<Arc<Backups>>,
+    turn: Turn,
 }
 
 impl Parts {
@@ -247,7 +260,8 @@ impl Parts {
             targets,
             names: Arc::default(),
             job_metrics,
-            turn: jobs::back_up::Turn::default(),
+            backups: None,
+            turn: Turn::default(),
         }
     }
 
@@ -256,6 +270,7 @@ impl Parts {
             expiry: engine.expiry(),
             roll_ups: engine.roll_ups(),
             upkeep: engine.upkeep(&settings.engine),
+            backups: self.backups.clone(),
             turn: self.turn.clone(),
             metrics: Arc::clone(&self.job_metrics),
         }
@@ -327,6 +342,28 @@ impl App {
                 warn!(error = %e, directory = %directory.display(), "no control socket, `jobs run` cannot reach this sidecar");
             }
         }
+    }
+
+    /// Tells how old the backups are, and makes the first one soon.
+    fn begin_backups(&self, tasks: &Tasks) {
+        let Some(backups) = self.parts.backups.clone() else { return };
+        let wanted = self.settings.jobs.plans.get(FULL).is_some_and(|plan| plan.enabled);
+        let (jobs, stop) = (self.jobs.clone(), tasks.stop_token());
+        tasks.spawn("first backup", async move {
+            let begun = async {
+                match backups.has_none(DESTINATION_LIMIT).await {
+                    Ok(true) if wanted => {
+                        info!("there is no backup yet, the first one is made");
+                        if let Err(e) = jobs.run_now(FULL, false).await {
+                            warn!(error = %e, "the first backup was not begun, its schedule will");
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(e) => warn!(error = %e, "the destination of backups could not be read"),
+                }
+            };
+            stop.run_until_cancelled(begun).await;
+        });
     }
 
     async fn start_sources(&mut self) -> Result<(), EngineError> {
@@ -408,6 +445,7 @@ fn needs_restart(now: &Settings, then: &Settings) -> Vec<&'static str> {
         ("server", format!("{:?}", now.server) != format!("{:?}", then.server)),
         ("write", now.write != then.write),
         ("scrape.concurrency", now.scrape.concurrency != then.scrape.concurrency),
+        ("backup", now.backup != then.backup),
         ("log.format", now.log.format != then.log.format),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(section, _)| section).collect()

@@ -292,6 +292,9 @@ pub enum SourceError {
 
 /// How databases of an engine are made of segments. No database is needed, and nothing that ran before.
 pub trait Rebuild: Send + Sync {
+    /// The engine's name in manifests.
+    fn engine(&self) -> &'static str;
+
     /// Begins a database in the file `into`, which does not exist yet. All of this blocks: it wants a thread of its own.
     fn begin(&self, into: &Path) -> io::Result<Box<dyn Building>>;
 }

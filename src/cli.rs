@@ -607,7 +607,7 @@ mod tests {
         let planned = Restore { at, to: None, timeline: Some(Timeline(7)), plan: true, destination: None };
         for number in ["7", "t000007"] {
             let line = format!("restore --at 1970-01-01T01:00:00+01:00 --plan --timeline {number}");
-            assert_eq!(verb(&line), Ok(Verb::Restore(planned.clone())));
+            assert_eq!(parsed(&line).map(|i| i.verb), Ok(Verb::Restore(planned.clone())));
         }
     }
 

@@ -57,6 +57,13 @@ pub struct Settings {
     pub log: telemetry::Settings,
 }
 
+impl Settings {
+    /// Whether backups are made: there is a destination, and databases of this kind can be backed up.
+    pub fn makes_backups(&self) -> bool {
+        self.backup.destination.is_some() && engine::kind_of(&self.engine.url).rebuild().is_some()
+    }
+}
+
 impl fmt::Debug for Settings {
     /// The redacted configuration: the parts' own `Debug` would show addresses as they are.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

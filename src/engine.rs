@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use prometheus::Registry;
 
-use crate::backup::Rebuild;
 use crate::backup;
+use crate::backup::Rebuild;
 use crate::clock::{Clock, Timestamp};
 use crate::sample::Desc;
 use crate::sample::globs::Globs;
@@ -145,6 +145,11 @@ pub trait Kind: Sync {
         None
     }
 
+    /// How its databases are made of the segments of backups; nothing where there are no backups of them.
+    fn rebuild(&self) -> Option<&'static dyn Rebuild> {
+        None
+    }
+
     /// Opens what `settings` name and does what `run` may do there by itself.
     fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready>;
 
@@ -217,10 +222,7 @@ pub fn kind_of(url: &str) -> &'static dyn Kind {
 
 /// How databases of the engine that a manifest names are made of segments; no database has to be there.
 pub fn rebuild(engine: &str) -> Option<&'static dyn Rebuild> {
-    match engine {
-        sqlite::rebuild::ENGINE => Some(&sqlite::rebuild::Sqlite),
-        _ => None,
-    }
+    KINDS.iter().filter_map(|kind| kind.rebuild()).find(|rebuild| rebuild.engine() == engine)
 }
 
 /// An opened database: the parts that the rest of the program works with.

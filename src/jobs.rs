@@ -3,12 +3,14 @@
 //! A job knows neither when it runs nor who else does; that is the scheduler's.
 
 pub mod back_up;
+pub mod backups;
 pub mod expire;
 pub mod prune_backups;
 pub mod prune_logs;
 pub mod retain;
 pub mod roll_up;
 pub mod upkeep;
+pub mod verify_backups;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +24,17 @@ use crate::schedule::runner::{self, Plan, Planned};
 use crate::store::{Expiry, RollUps, Upkeep};
 
 /// All jobs, by name: each has a section `[jobs.NAME]`.
-pub const NAMES: &[&str] = &[expire::CACHE, roll_up::ROLL_UP, retain::RETAIN, prune_logs::PRUNE_LOGS, upkeep::UPKEEP];
+pub const NAMES: &[&str] = &[
+    expire::CACHE,
+    roll_up::ROLL_UP,
+    retain::RETAIN,
+    prune_logs::PRUNE_LOGS,
+    upkeep::UPKEEP,
+    back_up::FULL,
+    back_up::INCREMENTAL,
+    verify_backups::VERIFY_BACKUPS,
+    prune_backups::PRUNE_BACKUPS,
+];
 
 /// `[jobs]`, `[retention]` and `[upkeep]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +73,8 @@ pub struct Parts {
     pub roll_ups: Option<Arc<dyn RollUps>>,
     /// What looks after the databases.
     pub upkeep: Vec<Arc<dyn Upkeep>>,
+    /// Where backups go, if they go anywhere.
+    pub backups: Option<Arc<backups::Backups>>,
     /// Whose turn it is at the database.
     pub turn: back_up::Turn,
     /// What the jobs count.
@@ -89,14 +103,15 @@ impl Metrics {
 
 /// What the jobs measure of themselves, described.
 pub fn metrics() -> impl Iterator<Item = &'static Desc> {
-    [roll_up::METRICS, retain::METRICS, prune_logs::METRICS, upkeep::METRICS].into_iter().flatten().copied()
+    let own = [roll_up::METRICS, retain::METRICS, prune_logs::METRICS, upkeep::METRICS];
+    own.into_iter().flatten().copied().chain(backups::metrics())
 }
 
 /// The jobs with their plans.
 pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
     let Retention { cache, metrics: keep, logs } = settings.retention.clone();
     let zone = |name| settings.plans.get(name).map_or("UTC", |plan| plan.schedule.zone());
-    let jobs: Vec<Arc<dyn Job>> = vec![
+    let mut jobs: Vec<Arc<dyn Job>> = vec![
         Arc::new(expire::CacheExpiry::new(Arc::clone(&parts.expiry), cache)),
         Arc::new(roll_up::MetricRollUp::new(
             parts.roll_ups.clone(),
@@ -113,6 +128,7 @@ pub fn planned(settings: &Settings, parts: &Parts) -> Vec<Planned> {
             Arc::clone(&parts.metrics.upkeep),
         )),
     ];
+    jobs.extend(parts.backups.iter().flat_map(|backups| backups.jobs(&parts.turn)));
     let with_plan = |job: Arc<dyn Job>| {
         let plan = settings.plans.get(job.name()).cloned().expect("each job has a section");
         Planned { job, plan }

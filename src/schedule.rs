@@ -157,7 +157,7 @@ impl JobContext {
     pub fn alone(clock: Clock, stop: CancellationToken, limit: Duration) -> Self {
         let (slot, deadline) = (clock.now(), Instant::now() + limit);
         let (flow, _) = channel::channel(Flow::Running(Progress::default()));
-        Self { clock, stop, deadline, reason: Reason::Manual, slot, doubt: None, flow }
+        Self { clock, stop, deadline, reason: Reason::Manual, slot, vouched: false, doubt: None, flow }
     }
 
     /// The time now.

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-pub use self::metrics::Metrics;
+pub use self::metrics::{METRICS, Metrics};
 use self::state::State;
 use super::catalog::Catalog;
 use super::claim::{self, ClaimError, Writer};
@@ -228,11 +228,11 @@ impl Shipper {
     }
 
     /// Reads the catalog for what is measured, so that a restart does not forget how old the backups are.
-    pub async fn measure(&self) -> Result<(), ShipError> {
+    pub async fn measure(&self) -> Result<Catalog, ShipError> {
         let catalog = Catalog::load(self.parts.store.as_ref()).await?;
         self.parts.metrics.know(&catalog);
         self.parts.metrics.spool(self.state.spooled_bytes().await?);
-        Ok(())
+        Ok(catalog)
     }
 
     async fn ship_alone(&self, cx: &JobContext, want: Want, memory: &mut Memory) -> Result<Shipped, ShipError> {

@@ -40,14 +40,14 @@ pub async fn run(invocation: &Invocation, wanted: &Backup) -> Exit {
 
 /// Runs the job that makes backups of a kind.
 async fn make(invocation: &Invocation, settings: &Settings, job: &str, allow_empty: bool) -> Exit {
-    if is_postgres(settings) {
-        return unavailable::on_postgres("backup");
+    if let Some(exit) = refusal(settings) {
+        return exit;
     }
     if allow_empty && let Err(e) = ship::allow_empty(&settings.state_directory).await {
         complain(&e.to_string(), None);
         return Exit::Failed;
     }
-    jobs::run(invocation, &Ask::Run { job: job.to_owned(), dry_run: false }).await
+    jobs::run(invocation, &Ask::Run { job: job.to_owned(), dry_run: false, clock_is_right: false }).await
 }
 
 /// A destination and what is there.
@@ -70,16 +70,19 @@ pub(super) fn destination(
     flag: Option<&Destination>,
     verb: &str,
 ) -> Result<(Arc<dyn ObjectStore>, Option<Identity>), Exit> {
-    if flag.is_none() && is_postgres(settings) {
-        return Err(unavailable::on_postgres(verb));
-    }
-    let Some(destination) = flag.cloned() else {
-        complain("there is no destination of backups", Some("name one: `--destination file:PATH`"));
-        return Err(Exit::Usage);
+    let destination = match flag {
+        Some(flag) => flag.clone(),
+        None => match &settings.backup.destination {
+            Some(destination) if settings.makes_backups() => destination.clone(),
+            _ => return Err(none(settings, verb)),
+        },
     };
-    let settings = object::Settings { destination, s3: object::s3::Settings::default() };
-    match object::open(&settings, &Registry::new()) {
-        Ok(store) => Ok((store, None)),
+    let identity = settings.backup.identity_file.as_deref().map(Identity::from_file).transpose().map_err(|why| {
+        complain(&format!("`backup.encryption.identity_file`: {why}"), None);
+        Exit::Usage
+    })?;
+    match object::open(&settings.backup.object(destination), &Registry::new()) {
+        Ok(store) => Ok((store, identity)),
         Err(why) => {
             complain(&why, None);
             Err(Exit::Usage)
@@ -87,9 +90,20 @@ pub(super) fn destination(
     }
 }
 
-/// Backups are those of SQLite.
-fn is_postgres(settings: &Settings) -> bool {
-    settings.engine.url.starts_with("postgres")
+/// Why there are no jobs that make backups, where there are none.
+pub(super) fn refusal(settings: &Settings) -> Option<Exit> {
+    (!settings.makes_backups()).then(|| none(settings, "backup"))
+}
+
+fn none(settings: &Settings, verb: &str) -> Exit {
+    if settings.backup.destination.is_some() {
+        return unavailable::on_postgres(verb);
+    }
+    complain(
+        "there is no destination of backups: `backup.destination` is empty",
+        Some("set it, or name one: `--destination file:PATH` or `--destination s3://bucket/prefix`"),
+    );
+    Exit::Usage
 }
 
 /// Says why a destination did not do what it was asked.

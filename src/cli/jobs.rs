@@ -9,13 +9,15 @@ use prometheus::Registry;
 use tokio::sync::watch::Receiver;
 
 use super::migrate::unreachable;
-use super::{Exit, Invocation, complain, json_line, load, print};
+use super::{Exit, Invocation, backup, complain, json_line, load, print};
+use crate::backup::claim::Writer;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control::{Answer, Ask, Client, Ending, Failure, JobLine, Lock, LockError};
 use crate::engine::ids::Instance;
 use crate::engine::{Archive, Engine};
 use crate::jobs::back_up::Turn;
+use crate::jobs::backups::{self, Backups};
 use crate::jobs::{self, NAMES, Parts};
 use crate::schedule::Flow;
 use crate::schedule::runner::{self, Me, Refused, Runner};
@@ -36,6 +38,12 @@ pub async fn run(invocation: &Invocation, wanted: &Ask) -> Exit {
         && !NAMES.contains(&job.as_str())
     {
         return unknown(job);
+    }
+    if let Ask::Run { job, .. } | Ask::Pause { job, .. } = wanted
+        && backups::NAMES.contains(&job.as_str())
+        && let Some(exit) = backup::refusal(&settings)
+    {
+        return exit;
     }
     match Client::ask(&settings.state_directory, wanted.clone()).await {
         Ok(client) => follow(client, wanted, invocation.json).await,
@@ -118,10 +126,20 @@ async fn alone(settings: &Settings, wanted: &Ask, json: bool) -> Exit {
         Ok(engine) => engine,
         Err(e) => return unreachable(&e),
     };
-    let runner = Runner::new(engine.runs(), Me { owner: engine.instance().to_string(), host }, clock, &registry);
     let metrics = jobs::Metrics::new(&registry).into();
     let upkeep = engine.upkeep(&settings.engine);
-    let parts = Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), upkeep, turn: Turn::default(), metrics };
+    let writer = Writer { host: host.clone(), instance: engine.instance().to_string() };
+    let source = engine.source(&settings.engine);
+    let backups = match Backups::open(&settings.backup, source, &settings.state_directory, writer, &clock, &registry) {
+        Ok(backups) => backups.map(Arc::new),
+        Err(why) => {
+            complain(&why, None);
+            return Exit::Usage;
+        }
+    };
+    let runner = Runner::new(engine.runs(), Me { owner: engine.instance().to_string(), host }, clock, &registry);
+    let parts =
+        Parts { expiry: engine.expiry(), roll_ups: engine.roll_ups(), upkeep, backups, turn: Turn::default(), metrics };
     runner.set_jobs(jobs::planned(&settings.jobs, &parts));
     let exit = match wanted {
         Ask::List => unreachable!("it needs no lock"),
@@ -141,7 +159,8 @@ async fn listed(settings: &Settings, log: Arc<dyn RunLog>) -> Result<Vec<JobLine
     let now = Clock::system().now();
     let mut lines = Vec::with_capacity(settings.jobs.plans.len());
     let owner = Instance::load(&settings.state_directory).map(|instance| instance.to_string()).unwrap_or_default();
-    for (name, plan) in &settings.jobs.plans {
+    let there = |name: &str| settings.makes_backups() || !backups::NAMES.contains(&name);
+    for (name, plan) in settings.jobs.plans.iter().filter(|(name, _)| there(name)) {
         let known = settings.jobs.known_as(name, &owner);
         let listed = runner::look(log.as_ref(), name, &known, plan, now).await;
         lines.push(JobLine::from(&listed.map_err(|e| {

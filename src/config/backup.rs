@@ -9,8 +9,8 @@ use crate::backup::Settings;
 use crate::backup::codec::{Form, Recipient};
 use crate::backup::manifest::Codec;
 use crate::backup::retain::Policy;
-use crate::object::s3::{self, Checksum};
 use crate::object::Destination;
+use crate::object::s3::{self, Checksum};
 use crate::secret::Secret;
 
 /// How long condemned objects stay: longer than any restore takes, and than it takes to notice a mistake.
@@ -75,7 +75,11 @@ fn bucket(mut section: Section<'_>, needed: bool) -> Option<s3::Settings> {
         let text = values::words(value)?;
         let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
         let plain = !host.trim_end_matches('/').is_empty() && !host.contains(['@', '?', '#', ' ']);
-        if plain { Ok(text) } else { Err("must be `https://host` or `http://host:port`, without user or parameters".to_owned()) }
+        if plain {
+            Ok(text)
+        } else {
+            Err("must be `https://host` or `http://host:port`, without user or parameters".to_owned())
+        }
     });
     let region = section.need("region", values::words);
     if region.trim().is_empty() {

@@ -37,7 +37,17 @@ pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
     let backup = backup::read(root.section("backup"));
     let log = logging(root.section("log"));
     let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, ..database? };
-    Some(Settings { state_directory, engine, server: server?, expose, scrape, write, jobs: jobs?, backup: backup?, log: log? })
+    Some(Settings {
+        state_directory,
+        engine,
+        server: server?,
+        expose,
+        scrape,
+        write,
+        jobs: jobs?,
+        backup: backup?,
+        log: log?,
+    })
 }
 
 /// `[database]`, with nothing yet in the places of `[scrape]`.

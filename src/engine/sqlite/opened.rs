@@ -16,8 +16,8 @@ use super::schema::Part;
 use super::schema::inventory;
 use super::source::{self, Pages};
 use super::upkeep::Keeper;
-use super::{Database, path_of, schema, sources, table};
-use crate::backup;
+use super::{Database, path_of, rebuild, schema, sources, table};
+use crate::backup::{self, Rebuild};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
 use crate::engine::schema::inventory::Inventory;
@@ -70,6 +70,10 @@ impl Kind for Sqlite {
             path.canonicalize().or_else(|_| std::path::absolute(&path)).ok()
         };
         real(a) == real(b)
+    }
+
+    fn rebuild(&self) -> Option<&'static dyn Rebuild> {
+        Some(&rebuild::Sqlite)
     }
 
     fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready> {

@@ -38,6 +38,10 @@ const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 pub struct Sqlite;
 
 impl Rebuild for Sqlite {
+    fn engine(&self) -> &'static str {
+        ENGINE
+    }
+
     fn begin(&self, into: &Path) -> io::Result<Box<dyn Building>> {
         // Nobody else's to read: who restores decides whose it becomes.
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(into)?;
