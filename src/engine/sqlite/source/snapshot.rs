@@ -360,4 +360,54 @@ mod tests {
         snapshot.end().await;
         database.close().await;
     }
+
+    /// H6: where all of the log is in the file, the log may begin anew under a reading, which does not look at it.
+    #[tokio::test]
+    async fn h6_the_log_may_begin_anew_under_a_reading_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("a.db"), true).await.unwrap();
+        write(&database, "CREATE TABLE t (id INTEGER PRIMARY KEY, body); INSERT INTO t VALUES (1, 'first')").await;
+        let mut writer = database.alone(LIMIT).await.unwrap();
+        sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&mut *writer).await.unwrap();
+        drop(writer);
+        let snapshot = Snapshot::begin(&database).await.unwrap();
+        let state = snapshot.state.clone();
+        let before = digest(&state, &state.overlay().unwrap());
+        write(&database, "UPDATE t SET body = 'second'").await;
+        let now = Header::read(state.files.index.as_ref().unwrap()).unwrap().unwrap();
+        assert_ne!(now.salts, state.commit.unwrap().salts, "it has begun anew");
+        assert_eq!(digest(&state, &state.overlay().unwrap()), before);
+        assert!(state.grown() > 0);
+        snapshot.end().await;
+        database.close().await;
+    }
+
+    /// The pages are those of the transaction, however many commits come while it begins.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_pages_are_those_that_the_transaction_sees() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("a.db"), true).await.unwrap();
+        write(&database, "CREATE TABLE t (n INTEGER, body); INSERT INTO t VALUES (0, 'value 00000000')").await;
+        let (tasks, busy) = (crate::task::Tasks::new(), database.clone());
+        let stop = tasks.stop_token();
+        tasks.spawn("application", async move {
+            while !stop.is_cancelled() {
+                write(&busy, "UPDATE t SET n = n + 1, body = printf('value %08d', n + 1)").await;
+            }
+        });
+        for _ in 0..300 {
+            let mut snapshot = Snapshot::begin(&database).await.unwrap();
+            let seen: String = sqlx::query_scalar("SELECT body FROM t").fetch_one(snapshot.connection()).await.unwrap();
+            let (state, mut last) = (snapshot.state.clone(), Vec::new());
+            image::pages(&state, &state.overlay().unwrap(), |_, page| {
+                last = page.to_vec();
+                Ok(())
+            })
+            .unwrap();
+            assert!(last.windows(seen.len()).any(|bytes| bytes == seen.as_bytes()), "`{seen}` is not in the page");
+            snapshot.end().await;
+        }
+        tasks.stop().await;
+        database.close().await;
+    }
 }
