@@ -71,7 +71,9 @@ fn with_end(path: &Path, end: &str) -> PathBuf {
 /// The file at `path`, from those that are open where it is among them.
 fn open(held: &mut Vec<Held>, path: &Path, database: Option<FileId>) -> io::Result<(FileId, Arc<File>)> {
     let wanted = FileId::of(path)?;
-    if let Some(known) = held.iter().find(|known| known.id == wanted) {
+    if let Some(known) = held.iter_mut().find(|known| known.id == wanted) {
+        // A database that was moved to where another one was goes on with the log and the index that lie there.
+        known.database = database.unwrap_or(known.database);
         return Ok((wanted, Arc::clone(&known.file)));
     }
     let file = Arc::new(File::open(path)?);
@@ -126,6 +128,6 @@ mod tests {
         let old = first.id;
         drop(first);
         Files::of(&path).unwrap();
-        assert!(!is_held(old) && is_held(new.id));
+        assert!(!is_held(old) && is_held(new.id) && is_held(log), "the log is the new one's now");
     }
 }
