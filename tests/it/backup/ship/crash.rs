@@ -125,7 +125,8 @@ async fn a_lost_answer_is_no_second_backup() {
             let fault = Fault::new(move |number, _| if number == at { Fate::Unanswered } else { Fate::Done });
             let shipped = machine.shipper(&fault).ship(&machine.cx(), want).await;
             let call = fault.log.lock().unwrap()[at - 1].clone();
-            if call.starts_with("create ") {
+            // What is committed is looked for; the probe is the store's own, and patient where it is not tested.
+            if call.starts_with("create ") && !call.contains("probe-") {
                 assert!(shipped.is_ok(), "{call}: {shipped:?}");
             }
             if shipped.is_err() {

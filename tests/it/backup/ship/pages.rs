@@ -70,7 +70,7 @@ impl Database {
         self.set(|state| state.pages[pages].iter_mut().for_each(|page| page.fill(byte)));
     }
 
-    /// New pages are random: they stay large when they are packed.
+    /// New pages are random: they stay large when they are packed. The first page tells how many there are, as SQLite's does.
     pub fn resize(&self, pages: usize) {
         self.set(|state| {
             while state.pages.len() < pages {
@@ -79,6 +79,7 @@ impl Database {
                 state.pages.push(page);
             }
             state.pages.truncate(pages);
+            state.pages[0][..8].copy_from_slice(&pages.to_be_bytes());
         });
     }
 

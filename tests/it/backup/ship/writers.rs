@@ -27,6 +27,7 @@ async fn of_two_sidecars_on_one_prefix_exactly_one_goes_on() {
         assert_eq!((took_over.timeline, took_over.kind, took_over.to), (Timeline(2), Kind::Full, Position(4)));
         let parent = b.catalog().await.claims[&Timeline(2)].parent.unwrap();
         assert_eq!((parent.place.timeline, parent.place.position), (Timeline(1), Position(2)));
+        let (keys, reads) = (bucket.keys(), a.database.reads());
         for _ in 0..2 {
             let words = fenced(a.ship(Want::Changes).await);
             assert!(
@@ -35,6 +36,7 @@ async fn of_two_sidecars_on_one_prefix_exactly_one_goes_on() {
             );
             assert!(words.contains("a new installation") && words.contains("owner.json"), "{words}");
         }
+        assert_eq!((bucket.keys(), a.database.reads()), (keys, reads), "it stopped before it read or stored anything");
         b.must_ship(Want::Changes).await;
         std::fs::remove_file(a.record()).unwrap();
         assert_eq!(a.must_ship(Want::Full).await.manifest.timeline, Timeline(3), "it was told to go on");
