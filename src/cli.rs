@@ -594,7 +594,7 @@ mod tests {
 
     #[test]
     fn backups_are_asked_for_as_the_interface_says() {
-        let verb = |line| parsed(line).map(|i| i.verb);
+        let verb = |line: &str| parsed(line).map(|i| i.verb);
         assert_eq!(verb("backup full --allow-empty --json"), Ok(Verb::Backup(Backup::Full { allow_empty: true })));
         assert_eq!(verb("backup incremental"), Ok(Verb::Backup(Backup::Incremental)));
         let destination = Some(Destination::Dir("/b".into()));

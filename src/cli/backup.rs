@@ -27,11 +27,11 @@ pub async fn run(invocation: &Invocation, wanted: &Backup) -> Exit {
     match wanted {
         Backup::Full { allow_empty } => make(invocation, &settings, "backup-full", *allow_empty).await,
         Backup::Incremental => make(invocation, &settings, "backup-incremental", false).await,
-        Backup::List { destination } => match look(&settings, destination.as_ref(), "backup").await {
+        Backup::List { destination } => match look(&settings, destination.as_ref()).await {
             Ok(there) => list::print(&there, invocation.json),
             Err(exit) => exit,
         },
-        Backup::Verify { deep, destination } => match look(&settings, destination.as_ref(), "backup").await {
+        Backup::Verify { deep, destination } => match look(&settings, destination.as_ref()).await {
             Ok(there) => verify::run(&there, *deep, invocation.json).await,
             Err(exit) => exit,
         },
@@ -58,8 +58,8 @@ pub(super) struct There {
 }
 
 /// Looks at the destination that `flag` names, or the configuration.
-async fn look(settings: &Settings, flag: Option<&Destination>, verb: &str) -> Result<There, Exit> {
-    let (store, identity) = destination(settings, flag, verb)?;
+async fn look(settings: &Settings, flag: Option<&Destination>) -> Result<There, Exit> {
+    let (store, identity) = destination(settings, flag, "backup")?;
     let catalog = Catalog::load(store.as_ref()).await.map_err(|e| out_of_reach(&e))?;
     Ok(There { store, identity, catalog })
 }

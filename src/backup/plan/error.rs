@@ -82,12 +82,10 @@ pub enum PlanError {
         window: Option<Box<(Mark, Mark)>>,
     },
     /// Something is missing between a mark and the instant.
-    #[error("{}", hole_words(after, before.as_ref(), hole))]
+    #[error("{}", hole_words(&between.0, between.1.as_ref(), hole))]
     Hole {
-        /// The last mark before the instant.
-        after: Mark,
-        /// The next one.
-        before: Option<Mark>,
+        /// The last mark before the instant, and the next one.
+        between: Box<(Mark, Option<Mark>)>,
         /// What shows it.
         hole: Hole,
         /// What can be restored.

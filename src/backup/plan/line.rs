@@ -89,8 +89,7 @@ impl<'a> Line<'a> {
         let exact = matches!(at, Moment::At(at) if at == self.mark(index).observed);
         match self.hole(catalog, index) {
             Some(hole) if !exact => Err(PlanError::Hole {
-                after: self.mark(index),
-                before: self.marks.get(behind).map(|(mark, _)| *mark),
+                between: Box::new((self.mark(index), self.marks.get(behind).map(|(mark, _)| *mark))),
                 hole,
                 nearest: self.nearest(catalog, index).into(),
             }),

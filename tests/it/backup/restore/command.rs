@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use atlas_sidecar::backup::Kind;
+use atlas_sidecar::backup::layout::manifest_key;
+use atlas_sidecar::backup::manifest::Sum;
 
 use super::{LIFE, claim, left_in, small};
 use crate::backup::rebuild::made::{Destination, images};
@@ -158,6 +160,10 @@ fn a_branch_is_chosen_by_its_timeline() {
     claim(&made, 2, Some(parent));
     let image = images(folder.path(), 1024, 0, &["CREATE TABLE other(a)"]).remove(0);
     made.full(image);
+    // The destination of the tests goes on from its newest mark whatever was claimed.
+    let mut first = made.marks[6].manifest.clone();
+    first.previous = Some(Sum::of(&made.marks[1].manifest.to_bytes()));
+    made.put(manifest_key(first.place()).as_str(), &first.to_bytes());
     let at = made.marks[5].manifest.observed.to_rfc3339();
     for (timeline, mark) in [(None, 1), (Some("1"), 5), (Some("t000002"), 1)] {
         let timeline: Vec<&str> = timeline.into_iter().flat_map(|number| ["--timeline", number]).collect();
