@@ -176,6 +176,11 @@ pub enum Backup {
         /// Where, if not where the configuration says.
         destination: Option<Destination>,
     },
+    /// Let go of what is no longer needed.
+    Prune {
+        /// Do it, and do not only say what would be done.
+        yes: bool,
+    },
 }
 
 /// What `restore` restores.
@@ -418,6 +423,16 @@ enum TypedBackup {
         #[command(flatten)]
         shared: Shared,
     },
+    /// Say what `backup.window` needs no more
+    ///
+    /// With `--yes`, what may go is condemned, and goes with the first run at least a day later: of this command or of the job `backup-retention`.
+    Prune {
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        shared: Shared,
+    },
 }
 
 impl TypedBackup {
@@ -427,6 +442,7 @@ impl TypedBackup {
             Self::Incremental(shared) => (Backup::Incremental, shared),
             Self::List { destination, shared } => (Backup::List { destination }, shared),
             Self::Verify { deep, destination, shared } => (Backup::Verify { deep, destination }, shared),
+            Self::Prune { yes, shared } => (Backup::Prune { yes }, shared),
         };
         (Verb::Backup(backup), shared)
     }

@@ -64,6 +64,13 @@ pub struct Pruned {
     pub refused: Option<String>,
 }
 
+impl Pruned {
+    /// Whether the store did what it was asked.
+    pub fn is_done(&self) -> bool {
+        self.kept_by_store.is_empty() && self.refused.is_none()
+    }
+}
+
 /// Prunes `store`, or in a dry run only says what would be done. `go_on` is asked between two objects.
 pub async fn prune(
     store: &dyn ObjectStore,

@@ -5,6 +5,7 @@
 
 pub(super) mod bar;
 mod list;
+mod prune;
 mod verify;
 
 use std::sync::Arc;
@@ -33,6 +34,10 @@ pub async fn run(invocation: &Invocation, wanted: &Backup) -> Exit {
         },
         Backup::Verify { deep, destination } => match look(&settings, destination.as_ref()).await {
             Ok(there) => verify::run(&there, *deep, invocation.json).await,
+            Err(exit) => exit,
+        },
+        Backup::Prune { yes } => match destination(&settings, None, "backup") {
+            Ok((store, _)) => prune::run(store.as_ref(), &settings.backup.policy, *yes, invocation.json).await,
             Err(exit) => exit,
         },
     }

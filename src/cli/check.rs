@@ -1,4 +1,4 @@
-//! `check`: the effective configuration without its secrets, then one line per thing that can be looked at without changing it.
+//! `check`: the effective configuration without its secrets, then one line per thing that can be looked at.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -16,6 +16,8 @@ use super::{Exit, Invocation, json_line, load, print};
 use crate::clock::Clock;
 use crate::config::{Loaded, Settings, redacted};
 use crate::engine::{self, Checked};
+use crate::object::Destination;
+use crate::object::probe::{self, Verdict};
 use crate::sample::Batch;
 use crate::scrape::http;
 
@@ -80,7 +82,7 @@ pub async fn run(invocation: &Invocation) -> Exit {
     }
 }
 
-/// Everything that is looked at. Nothing is made, written or changed.
+/// Everything that is looked at. Nothing is made, written or changed, but for some objects in the destination of backups, which are gone again in the end.
 pub async fn checks(loaded: &Loaded) -> Vec<Check> {
     let settings = &loaded.settings;
     let mut checks = vec![
@@ -90,6 +92,7 @@ pub async fn checks(loaded: &Loaded) -> Vec<Check> {
     ];
     checks.extend(databases(settings).await);
     checks.extend(targets(settings).await);
+    checks.extend(destination(settings).await);
     checks.extend(loaded.warnings.iter().map(|warning| Check::new("secrets", Outcome::Warn, warning)));
     if loaded.warnings.is_empty() {
         checks.push(Check::new("secrets", Outcome::Ok, "no file with a secret can be read by everybody"));
@@ -104,6 +107,36 @@ async fn databases(settings: &Settings) -> Vec<Check> {
         Checked::Bad(e) => Check::new(name, Outcome::Unreachable, e.message),
     };
     engine::check(&settings.engine, &Clock::system()).await.into_iter().map(line).collect()
+}
+
+/// Tries what backups ask of their destination. A folder that is not there yet is left alone.
+async fn destination(settings: &Settings) -> Vec<Check> {
+    let name = "backup.destination";
+    let Some(destination) = settings.backup.destination.clone() else {
+        return vec![Check::new(name, Outcome::Warn, "is empty: no backups are made")];
+    };
+    if !settings.makes_backups() {
+        return vec![Check::new(name, Outcome::Ok, "not used: this version makes no backups of PostgreSQL")];
+    }
+    if let Destination::Dir(folder) = &destination
+        && !folder.exists()
+    {
+        return vec![Check::new(
+            name,
+            Outcome::Ok,
+            format!("`{}` does not exist yet; the first backup makes it", folder.display()),
+        )];
+    }
+    let lines = probe::destination(&settings.backup.object(destination), &Clock::system()).await;
+    let check = |line: probe::Line| {
+        let outcome = match line.verdict {
+            Verdict::Good => Outcome::Ok,
+            Verdict::Look => Outcome::Warn,
+            Verdict::Bad => Outcome::Fail,
+        };
+        Check::new(format!("{name}: {}", line.name), outcome, line.words)
+    };
+    lines.into_iter().map(check).collect()
 }
 
 /// Scrapes each target once, as `run` would. One that fails is a warning: it may come up later, and harms nothing but itself.

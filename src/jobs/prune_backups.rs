@@ -71,7 +71,7 @@ impl BackupRetention {
 
     async fn prune(&self, cx: &JobContext) -> Result<Outcome, JobError> {
         if let Some(doubt) = cx.clock_doubt() {
-            return Ok(Outcome::skipped(doubt));
+            return cx.refuse(doubt);
         }
         let go_on = || cx.check().is_ok() && !cx.time_left().is_zero();
         let pruned = prune(self.store.as_ref(), &self.policy, cx.now(), cx.dry_run(), &go_on)
@@ -85,7 +85,7 @@ impl BackupRetention {
             self.metrics.undeleted.set(i64::try_from(undeleted).unwrap_or(i64::MAX));
         }
         let words = words(&pruned, cx.dry_run());
-        match pruned.refused.is_none() && pruned.kept_by_store.is_empty() {
+        match pruned.is_done() {
             true => Ok(Outcome::done(pruned.deleted, words).bytes(pruned.bytes)),
             false => Err(JobError::Failed(words)),
         }

@@ -29,7 +29,7 @@ pub fn decode(
     };
     let opened = BufReader::with_capacity(READ_BYTES, opened);
     let unpacked = match object.codec {
-        Codec::Gzip => Unpacked::Gzip(gzip::open(opened)),
+        Codec::Gzip => Unpacked::Gzip(Box::new(gzip::open(opened))),
         Codec::Zstd => Unpacked::Zstd(frames::open(opened).map_err(CodecError::Io)?),
     };
     Ok(Decoded { plain: Checked::new("plain", &object.plain, unpacked), failed: false })
@@ -69,7 +69,7 @@ impl Read for Decoded {
 
 /// Smaller bytes made larger.
 enum Unpacked {
-    Gzip(MultiGzDecoder<BufReader<Unsealed>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Unsealed>>>),
     Zstd(Decoder<'static, BufReader<Unsealed>>),
 }
 

@@ -370,7 +370,7 @@ impl S3 for Memory {
 
 fn listed(key: &str, object: &Kept) -> Object {
     Object {
-        key: Some(key.to_owned().into()),
+        key: Some(key.to_owned()),
         size: Some(object.bytes.len() as i64),
         e_tag: Some(object.etag()),
         last_modified: Some(object.at.into()),

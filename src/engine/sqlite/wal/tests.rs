@@ -59,7 +59,10 @@ pub(in super::super) const WRITING: &[&str] = &[
     "DELETE FROM t WHERE k > 20; VACUUM",
 ];
 
-fn read(log: &[u8]) -> Result<(Vec<(u32, Option<u32>, Vec<u8>)>, Header), String> {
+/// A frame's page number, the size of the database where it commits, the page.
+type Framed = (u32, Option<u32>, Vec<u8>);
+
+fn read(log: &[u8]) -> Result<(Vec<Framed>, Header), String> {
     let mut reader = WalReader::new(log).map_err(|e| e.to_string())?;
     let mut frames = Vec::new();
     while let Some(frame) = reader.next_frame().map_err(|e| e.to_string())? {
@@ -70,7 +73,7 @@ fn read(log: &[u8]) -> Result<(Vec<(u32, Option<u32>, Vec<u8>)>, Header), String
 }
 
 /// Puts frames into an image, as a checkpoint does.
-fn apply(image: &mut Vec<u8>, frames: &[(u32, Option<u32>, Vec<u8>)]) {
+fn apply(image: &mut Vec<u8>, frames: &[Framed]) {
     let pages = frames.last().unwrap().1.unwrap() as usize;
     for (number, _, page) in frames {
         let at = (*number as usize - 1) * page.len();
