@@ -30,7 +30,7 @@ pub fn decode(
     let opened = BufReader::with_capacity(READ_BYTES, opened);
     let unpacked = match object.codec {
         Codec::Gzip => Unpacked::Gzip(Box::new(gzip::open(opened))),
-        Codec::Zstd => Unpacked::Zstd(frames::open(opened).map_err(CodecError::Io)?),
+        Codec::Zstd => Unpacked::Zstd(Box::new(frames::open(opened).map_err(CodecError::Io)?)),
     };
     Ok(Decoded { plain: Checked::new("plain", &object.plain, unpacked), failed: false })
 }
@@ -70,7 +70,7 @@ impl Read for Decoded {
 /// Smaller bytes made larger.
 enum Unpacked {
     Gzip(Box<MultiGzDecoder<BufReader<Unsealed>>>),
-    Zstd(Decoder<'static, BufReader<Unsealed>>),
+    Zstd(Box<Decoder<'static, BufReader<Unsealed>>>),
 }
 
 impl Unpacked {
