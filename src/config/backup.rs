@@ -82,9 +82,6 @@ fn bucket(mut section: Section<'_>, needed: bool) -> Option<s3::Settings> {
         }
     });
     let region = section.need("region", values::words);
-    if region.trim().is_empty() {
-        section.missing("region", "must not be empty; a store of one's own tells its region in its configuration");
-    }
     let path_style = section.take("path_style", values::flag);
     let ca_file = section.get_some("ca_file", Show::Plain, values::path);
     let id = section.secret("access_key_id", "access_key_id_file");
