@@ -125,7 +125,10 @@ fn h34_an_instant_without_a_mark_is_told_where_there_are_some() {
         "{}",
         text(&out.stderr)
     );
+    // What the configuration says, where nothing else is said: there is nothing yet.
     let out = sidecar(folder.path(), &["restore", "--at", "latest", "--to", "new.db"]);
+    assert_eq!((out.status.code(), text(&out.stderr).trim_end()), (Some(1), "error: there is no backup"));
+    let out = sidecar(folder.path(), &["restore", "--at", "latest", "--to", "new.db", "--set", "backup.destination="]);
     assert_eq!(out.status.code(), Some(64), "no destination: {}", text(&out.stderr));
     assert_eq!(left_in(folder.path()), ["empty"]);
 }
