@@ -33,7 +33,7 @@ fn copy(folder: &Path, file: &Path) -> String {
 fn a_sidecars_own_database_moves() {
     let scene = Scene::bare();
     let old = tempfile::tempdir().unwrap();
-    let quick = "[scrape]\ninterval = \"1s\"\ntimeout = \"900ms\"\n[write]\nbatch_age = \"200ms\"\n";
+    let quick = "[scrape]\ninterval = \"1s\"\ntimeout = \"900ms\"\n[write]\nbatch_age = \"200ms\"\n[backup]\ndestination = \"\"\n";
     let running = Sidecar::start(old.path(), quick);
     let file = old.path().join("data/atlas.db");
     let here =
