@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use super::catalog::{Catalog, Entry};
 use super::layout::manifest_key;
-use super::{Kind, Place, Soundness, Timeline};
+use super::plan::Line;
+use super::{Kind, Place, Timeline};
 use crate::clock::Timestamp;
 use crate::object::ObjectKey;
 
@@ -85,7 +86,7 @@ pub struct Plan {
 pub fn plan(catalog: &Catalog, policy: &Policy, now: Timestamp) -> Plan {
     let all = catalog.entries.len();
     let begin = now.before(policy.window);
-    let newest = catalog.entries.values().filter(|e| is_restorable(catalog, e)).map(|e| e.manifest.observed).max();
+    let newest = catalog.entries.values().filter(|e| is_sound(catalog, e)).map(|e| e.manifest.observed).max();
     let halted = match newest {
         None if all == 0 => None,
         None => Some("there is no backup that can be restored".to_owned()),
@@ -127,20 +128,25 @@ fn keep(catalog: &Catalog, policy: &Policy, begin: Timestamp, now: Timestamp) ->
     let mut keep = BTreeSet::new();
     let timelines: BTreeSet<Timeline> = catalog.entries.keys().map(|place| place.timeline).collect();
     for timeline in timelines.into_iter().filter(|timeline| is_living(catalog, *timeline, begin)) {
-        let line = catalog.ancestry(timeline);
-        let anchor = line.iter().position(|e| e.manifest.observed <= begin && is_restorable(catalog, e));
-        let newer = &line[..anchor.map_or(line.len(), |anchor| anchor + 1)];
-        // A chain reaches back beyond what is newer than the anchor; a broken one is kept as far as it goes.
-        for entry in newer {
-            keep.insert(entry.manifest.place());
-            keep.extend(catalog.chain(entry.manifest.place()).unwrap_or_default().iter().map(|e| e.manifest.place()));
+        let Ok(line) = Line::of(catalog, Some(timeline)) else {
+            // Nobody can tell what would be restored.
+            keep.extend(catalog.ancestry(timeline).iter().map(|entry| entry.manifest.place()));
+            continue;
+        };
+        for (mark, entry) in line.marks().rev() {
+            // A chain reaches back beyond what is newer than the anchor; a broken one is kept as far as it goes.
+            keep.insert(mark.place);
+            keep.extend(catalog.chain(mark.place).unwrap_or_default().iter().map(|e| e.manifest.place()));
+            if mark.observed <= begin && is_sound(catalog, entry) {
+                break;
+            }
         }
     }
     if let Some(newest) = catalog.newest_timeline() {
         let fulls: Vec<&Entry> = catalog
             .ancestry(newest)
             .into_iter()
-            .filter(|e| e.manifest.kind == Kind::Full && is_restorable(catalog, e))
+            .filter(|e| e.manifest.kind == Kind::Full && is_sound(catalog, e))
             .collect();
         keep.extend(newest_of_each(&fulls, policy.weeks, now, |at| {
             Some((at.millis() + 3 * 86_400_000).div_euclid(WEEK))
@@ -180,14 +186,14 @@ fn month(at: Timestamp) -> Option<i64> {
 
 /// Whether a line's history reaches into the window: its last mark is there, or it is the one that is being written.
 fn is_living(catalog: &Catalog, timeline: Timeline, begin: Timestamp) -> bool {
-    let tip = catalog.tip(timeline).is_some_and(|tip| tip.manifest.observed >= begin);
-    tip || catalog.newest_timeline() == Some(timeline)
+    catalog.newest_timeline() == Some(timeline)
+        || Line::of(catalog, Some(timeline))
+            .is_ok_and(|line| line.marks().next_back().is_some_and(|(last, _)| last.observed >= begin))
 }
 
-/// Whether the state it leads to can be restored, as far as a listing and the manifests tell.
-pub fn is_restorable(catalog: &Catalog, entry: &Entry) -> bool {
-    let sound = |e: &Entry| !matches!(e.manifest.soundness, Some(Soundness::Damaged(_)));
-    catalog.chain(entry.manifest.place()).is_ok_and(|chain| chain.iter().all(|e| sound(e)))
+/// Whether the state it leads to can be restored and is worth it, as far as a listing and the manifests tell.
+fn is_sound(catalog: &Catalog, entry: &Entry) -> bool {
+    catalog.sound_chain(entry.manifest.place()).is_ok()
 }
 
 impl fmt::Display for Plan {

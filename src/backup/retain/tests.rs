@@ -7,7 +7,7 @@ use super::super::catalog::Claim;
 use super::super::layout::FORMAT;
 use super::super::manifest::Manifest;
 use super::super::manifest::tests::manifest;
-use super::super::{Base, Position};
+use super::super::{Base, Position, Soundness};
 use super::*;
 use crate::object::Listed;
 
@@ -171,7 +171,9 @@ enum Event {
     Lose(usize),
     Damaged,
     /// That many hours pass.
-    Wait(i64),
+    Wait(u64),
+    /// The next installation's clock is behind by that many hours.
+    Back(u64),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -181,7 +183,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0_usize..10).prop_map(Event::Fork),
         1 => (0_usize..40).prop_map(Event::Lose),
         1 => Just(Event::Damaged),
-        8 => (1_i64..72).prop_map(Event::Wait),
+        8 => (1_u64..72).prop_map(Event::Wait),
+        1 => (1_u64..100).prop_map(Event::Back),
     ]
 }
 
@@ -193,7 +196,8 @@ fn played(events: &[Event]) -> History {
     for event in events {
         now = now.after(Duration::from_secs(60));
         match event {
-            Event::Wait(hours) => now = now.after(Duration::from_secs(u64::try_from(*hours).unwrap() * 3_600)),
+            Event::Wait(hours) => now = now.after(Duration::from_secs(hours * 3_600)),
+            Event::Back(hours) => now = now.before(Duration::from_secs(hours * 3_600)),
             Event::Fork(back) => {
                 let own: Vec<Place> = manifests.iter().map(Manifest::place).collect();
                 let parent = own.len().checked_sub(back + 1).and_then(|at| own.get(at)).copied();
@@ -210,7 +214,9 @@ fn played(events: &[Event]) -> History {
                 position += 1;
                 let kind = if fresh || !matches!(made, Event::Incremental) { Kind::Full } else { Kind::Incremental };
                 fresh = false;
-                let mut made_now = manifest(timeline, position, kind, now);
+                // Along a timeline, marks only grow.
+                let last = manifests.iter().rev().find(|m| m.timeline == Timeline(timeline)).map(|m| m.observed);
+                let mut made_now = manifest(timeline, position, kind, last.map_or(now, |last| last.max(now)));
                 if matches!(made, Event::Damaged) {
                     made_now.soundness = Some(Soundness::Damaged("page 7".to_owned()));
                 }
@@ -223,8 +229,8 @@ fn played(events: &[Event]) -> History {
 
 /// What a restore of `at` on the line of `timeline` would give.
 fn answer(catalog: &Catalog, timeline: Timeline, at: Timestamp) -> Option<Place> {
-    let line = catalog.ancestry(timeline);
-    line.iter().find(|e| e.manifest.observed <= at && is_restorable(catalog, e)).map(|e| e.manifest.place())
+    let line = Line::of(catalog, Some(timeline)).ok()?;
+    line.marks().rev().find(|(mark, e)| mark.observed <= at && is_sound(catalog, e)).map(|(mark, _)| mark.place)
 }
 
 proptest! {
@@ -247,8 +253,7 @@ proptest! {
         instants.extend([begin, now]);
         for (timeline, _) in &claims {
             let timeline = Timeline(*timeline);
-            let lives = before.newest_timeline() == Some(timeline)
-                || before.tip(timeline).is_some_and(|tip| tip.manifest.observed >= begin);
+            let lives = is_living(&before, timeline, begin);
             for at in instants.iter().filter(|_| lives) {
                 prop_assert_eq!(answer(&before, timeline, *at), answer(&after, timeline, *at), "{} {}", timeline, at);
             }
