@@ -40,7 +40,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a look may take. Where it takes longer, nobody knows.
-const LOOK_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 const PAUSED: Desc = Desc {
     name: "atlas_sidecar_database_pauses_total",

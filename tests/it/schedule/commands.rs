@@ -157,7 +157,7 @@ fn the_socket_is_private_and_takes_no_nonsense() {
     let socket = folder.join("data/state/control.sock");
     assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let good = b"{\"version\":1,\"ask\":\"list\"}\n";
-    assert_eq!(talk(&socket, good)["answer"]["listed"][0]["job"], "cache-expiry");
+    assert!(talk(&socket, good)["answer"]["listed"].as_array().unwrap().iter().any(|job| job["job"] == "cache-expiry"));
     let long = [b"{\"version\":1,\"ask\":\"".as_slice(), &[b'x'; 9000], b"\"}\n"].concat();
     for (line, words) in [
         (b"{\"version\":2,\"ask\":\"list\"}\n".as_slice(), "understands version 1"),
@@ -233,9 +233,7 @@ fn a_reload_changes_schedules() {
     wait_for("no next run", SOON, || value(&beside.metrics(), next).is_none().then_some(()));
     change("schedule = \"0 25 * * *\"");
     wait_for("the refusal", SOON, || beside.log_text().contains("the hour `25` cannot be read").then_some(()));
-    let out = sidecar(folder, &["jobs", "list", "--json"]);
-    let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
-    assert_eq!(answer["jobs"][0]["enabled"], false, "a file with mistakes changes nothing");
+    assert_eq!(listed(folder)["enabled"], false, "a file with mistakes changes nothing");
     assert_eq!(beside.stop(), 0);
 }
 
