@@ -34,8 +34,8 @@
 //!                                 plan ──▶ restore ──▶ Rebuild (port), an engine's ──▶ a new file
 //! ```
 //!
-//! Data enters through [`scrape`], time through [`schedule`]; samples leave through [`expose`] and [`store`], backups through [`object`]. An engine is a bag of parts, chosen once in [`engine`]. The
-//! database is never asked by a request: `/metrics` answers while it is locked, gone, or slow.
+//! Data enters through [`scrape`], time through [`schedule`]; samples leave through [`expose`] and [`store`], backups through [`object`]. An engine is a bag
+//! of parts, chosen once in [`engine`]. The database is never asked by a request: `/metrics` answers while it is locked, gone, or slow.
 //!
 //! # Words
 //!
