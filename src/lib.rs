@@ -16,10 +16,26 @@
 //!       /metrics  /-/healthy  /-/ready  /
 //! ```
 //!
-//! Beside that, [`schedule`] runs [`jobs`], which look after what is stored; [`control`] is how commands reach a running sidecar.
+//! Beside that, [`schedule`] runs [`jobs`], which look after what is stored and make backups; [`control`] is how commands reach a running sidecar.
 //!
-//! Data enters through [`scrape`] and leaves through [`expose`] and [`store`]. An engine is a bag of parts, chosen once in [`engine`]. The
-//! database is never asked by a request: `/metrics` answers while it is locked, gone, or slow.
+//! ```text
+//!     schedule ──▶ RunLog (port)
+//!         │ Due
+//!         ▼
+//!       jobs ──▶ store, engine: expire, roll up, retain, upkeep
+//!         │
+//!         ▼
+//!    backup::ship ◀──pages── Source (port), an engine's
+//!         │
+//!         └──▶ codec ──▶ ObjectStore (port): a bucket, a folder ──▶ manifest, by create: the commit
+//!                                  │
+//!                               catalog ──▶ verify, prune
+//!                                  │
+//!                                 plan ──▶ restore ──▶ Rebuild (port), an engine's ──▶ a new file
+//! ```
+//!
+//! Data enters through [`scrape`], time through [`schedule`]; samples leave through [`expose`] and [`store`], backups through [`object`]. An engine is a bag
+//! of parts, chosen once in [`engine`]. The database is never asked by a request: `/metrics` answers while it is locked, gone, or slow.
 //!
 //! # Words
 //!

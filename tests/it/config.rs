@@ -207,12 +207,12 @@ fn the_reference_names_every_key() {
 fn every_example_loads() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
     let scratch = tempfile::tempdir().unwrap();
-    for name in ["search.password", "database.password"] {
+    for name in ["search.password", "database.password", "bucket.id", "bucket.key"] {
         private_file(scratch.path(), name, "pass\n");
     }
     let mut names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
-    assert_eq!(names.len(), 5);
+    assert_eq!(names.len(), 6);
     for path in names {
         let toml = std::fs::read_to_string(&path).unwrap();
         let toml = toml.replace("/etc/atlas-sidecar", scratch.path().to_str().unwrap());
