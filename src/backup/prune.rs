@@ -1,7 +1,8 @@
 //! Deletes what retention condemned ([`super::retain`]), in two phases.
 //!
 //! First a *tombstone* is written: an object that names what may go. A later run deletes what a tombstone of at least the grace's age names, if the plan
-//! still says so then: manifests first, so that what a crash leaves is an object that nobody names and never a manifest without its object. A mistake, of ours or of a
+//! still says so then: manifests first and the newest of them before the others, so that what a crash leaves is an object that nobody names and the beginning of
+//! a chain, and never a manifest without what it needs. A mistake, of ours or of a
 //! clock, can be noticed in between, and a restore that has begun reads on.
 //!
 //! The age of a tombstone is the store's to tell: before anything is planned, an object is written and listed, and its time is the store's now. Where that
@@ -109,11 +110,11 @@ pub async fn prune(
     if !fresh.is_empty() {
         condemn(store, fresh, now).await?;
     }
-    // Manifests first.
+    // The newest manifests first: where a run ends early, what is left of a chain is its beginning, which can be restored.
     let mut tried: Vec<&retain::Condemned> = Vec::new();
     let (manifests, objects): (Vec<_>, Vec<_>) =
         doomed.into_iter().partition(|condemned| manifest_place(&condemned.key).is_some());
-    for condemned in manifests.into_iter().chain(objects) {
+    for condemned in manifests.into_iter().rev().chain(objects) {
         if !go_on() {
             break;
         }

@@ -1,5 +1,7 @@
 //! Backups: from a source to a store, and back.
 
+mod end_to_end;
+mod prune;
 mod rebuild;
 mod restore;
 mod ship;

@@ -4,6 +4,7 @@ mod crash;
 mod pages;
 mod refused;
 mod steady;
+mod turns;
 mod writers;
 
 use std::collections::BTreeSet;

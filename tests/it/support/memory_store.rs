@@ -22,6 +22,8 @@ pub struct MemoryStore {
     objects: Arc<Objects>,
     /// Whether a condition is ignored without a word.
     pub ignores_conditions: AtomicBool,
+    /// Whether it answers that it deleted, and keeps what it has.
+    pub swallows_deletes: AtomicBool,
     /// The store's own clock: a step further with each object.
     clock: Arc<AtomicUsize>,
 }
@@ -47,6 +49,11 @@ impl MemoryStore {
 
     pub fn remove(&self, key: &str) {
         self.objects.lock().unwrap().remove(key);
+    }
+
+    /// Sets the store's clock.
+    pub fn set_clock(&self, at: Timestamp) {
+        self.clock.store(usize::try_from(at.millis()).unwrap(), Ordering::SeqCst);
     }
 
     pub fn set(&self, key: &str, bytes: impl Into<Bytes>) {
@@ -122,7 +129,9 @@ impl ObjectStore for MemoryStore {
 
     fn delete<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<(), ObjectError>> {
         async move {
-            self.remove(key.as_str());
+            if !self.swallows_deletes.load(Ordering::SeqCst) {
+                self.remove(key.as_str());
+            }
             Ok(())
         }
         .boxed()

@@ -21,6 +21,8 @@ pub enum Fault {
     Stall(usize),
     /// Never answered; the server never hears of it.
     Hang,
+    /// The server does it, and is never heard.
+    Withhold,
     /// Answered as done (204); the server never hears of it.
     Swallow,
     /// One bit of the answer's body is another one.
@@ -163,6 +165,7 @@ impl Shared {
         let head = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
         match fault {
             Some(Fault::LoseAnswer) => return Ok(false),
+            Some(Fault::Withhold) => self.wait_for_the_end(),
             Some(Fault::Truncate(bytes)) => client.write_all(&answer[..answer.len().min(head + bytes)])?,
             Some(Fault::Stall(bytes)) => {
                 client.write_all(&answer[..answer.len().min(head + bytes)])?;
