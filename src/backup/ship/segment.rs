@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -43,9 +43,7 @@ impl Shipper {
         }
         let place = ground.next_place();
         let key = self.new_key(place, Kind::Full, None)?;
-        let began = Instant::now();
-        let (segment, encoded) = self.land(cx, place, &key).await?;
-        let upload = began.elapsed();
+        let (segment, encoded, upload) = self.land(cx, place, &key).await?;
         let began = Instant::now();
         self.read_back(cx, &key, &encoded.stored).await?;
         let read_back = began.elapsed();
@@ -117,11 +115,24 @@ impl Shipper {
         Ok(Cut::Pending(Box::new(Pending { manifest, spooled }), steps))
     }
 
-    /// Reads a full into the object `key`.
-    async fn land(&self, cx: &JobContext, place: Place, key: &ObjectKey) -> Result<(Segment, Encoded), ShipError> {
+    /// Reads a full into the object `key`, and tells how long storing it took, without the check that comes between the last piece and the end.
+    async fn land(
+        &self,
+        cx: &JobContext,
+        place: Place,
+        key: &ObjectKey,
+    ) -> Result<(Segment, Encoded, Duration), ShipError> {
+        let began = Instant::now();
+        let mut taken = Duration::ZERO;
         let mut landing = Landing::new(&self.parts.store, key);
         let (stored_to, stored) = mpsc::channel(QUEUED);
-        let mut landed = self.pipe(cx, Want::Full, place, key, stored_to, landing.take(stored)).await;
+        let taking = async {
+            landing.take(stored).await?;
+            taken = began.elapsed();
+            Ok(())
+        };
+        let mut landed = self.pipe(cx, Want::Full, place, key, stored_to, taking).await;
+        let began = Instant::now();
         // Only now is it known that what came was all.
         if landed.is_ok()
             && let Err(e) = landing.finish().await
@@ -131,7 +142,7 @@ impl Shipper {
         if landed.is_err() {
             landing.abort().await;
         }
-        landed
+        landed.map(|(segment, encoded)| (segment, encoded, taken + began.elapsed()))
     }
 
     /// The source, the codec and `landing`, all at work until one fails or all are done.
