@@ -155,6 +155,11 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether nobody ever wrote there.
+    pub fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.entries.is_empty() && self.unnamed.is_empty() && self.unreadable.is_empty()
+    }
+
     /// The newest segment of `timeline`.
     pub fn tip(&self, timeline: Timeline) -> Option<&Entry> {
         self.entries.iter().rev().find(|(place, _)| place.timeline == timeline).map(|(_, entry)| entry)

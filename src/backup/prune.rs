@@ -9,7 +9,7 @@
 //! is far from ours, one of the two clocks is wrong and nothing is condemned (T-5).
 //!
 //! Some stores answer that they deleted, and keep the object; so what is gone is what a listing no longer has. Credentials without the right to delete are no
-//! failure of backups: it is said, and a life cycle rule of the bucket may do it.
+//! failure of backups: retention says it and fails, until a life cycle rule of the bucket does its work and the job is switched off.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

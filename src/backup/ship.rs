@@ -17,6 +17,7 @@
 //! - **Somebody else writes** ([`super::claim`]). Nothing is committed any more from the segment on at which it is seen.
 //! - **The wrong database**: where there are backups already, a database that is empty, or has less than a tenth of the newest full's bytes, is more likely
 //!   a folder that was not mounted than a tidy owner. Nothing is shipped, and no timeline is claimed, until somebody says that it is right (H30).
+//! - **The wrong destination**: one that is empty, and was not when this installation last stored something, is refused in the same way.
 //! - **A damaged database** is shipped all the same, for the sake of what is in it, and marked; no increment goes on from it, and the run fails.
 //! - **The clock steps back**: a mark is never older than the one before it on its timeline (H34, H41).
 //!
@@ -213,7 +214,7 @@ impl Shipper {
         let _alone = self.memory.lock().await;
         let look = self.parts.source.look().await?;
         let catalog = Catalog::load(self.parts.store.as_ref()).await?;
-        suspicion(&catalog, &look)?;
+        self.suspicion(&catalog, &look).await?;
         let held = self.state.held().await?;
         let place = self.parts.store.place();
         let kind = match want {
@@ -242,7 +243,7 @@ impl Shipper {
         metrics.know(&catalog);
         let allowed = want == Want::Full && self.state.take_allowance().await?;
         if !allowed {
-            suspicion(&catalog, &look)?;
+            self.suspicion(&catalog, &look).await?;
         }
         cx.check()?;
         let conditional = self.conditional(memory).await?;
@@ -267,6 +268,20 @@ impl Shipper {
             (Want::Full, _) => self.ship_full(cx, &mut ground, None).await,
             (Want::Changes, Some(why)) => self.ship_full(cx, &mut ground, Some(why)).await,
             (Want::Changes, None) => self.ship_changes(cx, &mut ground).await,
+        }
+    }
+
+    /// What speaks against shipping this database to that destination, until somebody says that it is right.
+    async fn suspicion(&self, catalog: &Catalog, look: &Look) -> Result<(), ShipError> {
+        suspicion(catalog, look)?;
+        let place = self.parts.store.place();
+        let written = self.state.held().await?.filter(|held| held.destination == place).and_then(|held| held.tip);
+        match written {
+            Some(tip) if catalog.is_empty() => Err(ShipError::Refused(format!(
+                "there is nothing in {place}, where this installation has stored {}: nothing is shipped\nhint: is the disk mounted, is the prefix right? Where it is to begin anew, run `atlas-sidecar backup full --allow-empty` once",
+                tip.place
+            ))),
+            _ => Ok(()),
         }
     }
 

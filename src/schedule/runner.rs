@@ -549,7 +549,7 @@ impl Runner {
 /// What a panic or an error of a job says, on one line that fits a table.
 fn first_line(text: &str) -> String {
     // Longer than any sentence, shorter than a stack trace.
-    const MOST: usize = 300;
+    const MOST: usize = 600;
     let line = text.lines().next().unwrap_or_default();
     line.chars().filter(|c| !c.is_control()).take(MOST).collect()
 }

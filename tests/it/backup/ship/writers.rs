@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atlas_sidecar::backup::ship::ShipError;
+use atlas_sidecar::backup::ship::{ShipError, allow_empty};
 use atlas_sidecar::backup::{Kind, Position, Timeline, Want};
 
 use super::{Machine, sound};
@@ -187,16 +187,22 @@ async fn a_lost_state_directory_begins_a_timeline() {
     let a = Machine::new(&bucket, "a");
     a.must_ship(Want::Full).await;
     std::fs::remove_dir_all(&a.state).unwrap();
-    let shipped = a.must_ship(Want::Changes).await.manifest;
+    for want in [Want::Changes, Want::Full] {
+        let refused = a.ship(want).await.unwrap_err();
+        assert!(refused.to_string().contains("is the disk mounted"), "{refused}");
+        assert!(bucket.keys().is_empty(), "{:?}", bucket.keys());
+    }
+    allow_empty(&a.state).await.unwrap();
+    let shipped = a.must_ship(Want::Full).await.manifest;
     assert_eq!((shipped.timeline, shipped.kind), (Timeline(2), Kind::Full));
     std::fs::write(a.record(), "{").unwrap();
     assert_eq!(a.must_ship(Want::Changes).await.manifest.timeline, Timeline(3), "a record that nobody can read");
     sound(&bucket, &[&a.database]).await;
 }
 
-/// Somebody emptied the destination: numbers go on all the same.
+/// H30: a destination that is empty and was not before is more likely a disk that is not mounted. Where somebody emptied it, numbers go on all the same.
 #[tokio::test]
-async fn an_emptied_destination_begins_a_timeline_with_a_new_number() {
+async fn h30_an_emptied_destination_is_refused_and_then_begins_with_a_new_number() {
     let bucket = MemoryStore::new();
     let a = Machine::new(&bucket, "a");
     a.must_ship(Want::Full).await;
