@@ -36,7 +36,8 @@ pub async fn run(invocation: &Invocation, wanted: &Backup) -> Exit {
             Ok(there) => verify::run(&there, *deep, invocation.json).await,
             Err(exit) => exit,
         },
-        Backup::Prune { yes } => match destination(&settings, None, "backup") {
+        // By the configuration's policy, so only where the configuration says.
+        Backup::Prune { yes } => match refusal(&settings).map_or_else(|| destination(&settings, None, "backup"), Err) {
             Ok((store, _)) => prune::run(store.as_ref(), &settings.backup.policy, *yes, invocation.json).await,
             Err(exit) => exit,
         },
@@ -79,7 +80,7 @@ pub(super) fn destination(
         Some(flag) => flag.clone(),
         None => match &settings.backup.destination {
             Some(destination) if settings.makes_backups() => destination.clone(),
-            _ => return Err(none(settings, verb)),
+            _ => return Err(none(settings, verb, true)),
         },
     };
     let identity = settings.backup.identity_file.as_deref().map(Identity::from_file).transpose().map_err(|why| {
@@ -97,17 +98,19 @@ pub(super) fn destination(
 
 /// Why there are no jobs that make backups, where there are none.
 pub(super) fn refusal(settings: &Settings) -> Option<Exit> {
-    (!settings.makes_backups()).then(|| none(settings, "backup"))
+    (!settings.makes_backups()).then(|| none(settings, "backup", false))
 }
 
-fn none(settings: &Settings, verb: &str) -> Exit {
+/// `takes_flag`: whether what was asked for can be told a destination.
+fn none(settings: &Settings, verb: &str, takes_flag: bool) -> Exit {
     if settings.backup.destination.is_some() {
         return unavailable::on_postgres(verb);
     }
-    complain(
-        "there is no destination of backups: `backup.destination` is empty",
-        Some("set it, or name one: `--destination file:PATH` or `--destination s3://bucket/prefix`"),
-    );
+    let hint = match takes_flag {
+        true => "set it, or name one: `--destination file:PATH` or `--destination s3://bucket/prefix`",
+        false => "set it to `file:` and a folder, or to `s3://bucket/prefix`",
+    };
+    complain("there is no destination of backups: `backup.destination` is empty", Some(hint));
     Exit::Usage
 }
 

@@ -160,7 +160,8 @@ async fn targets(settings: &Settings) -> Vec<Check> {
 /// The checks as lines of three columns. They are comments of TOML, so that the whole output loads as a configuration.
 pub fn table(checks: &[Check]) -> String {
     let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
-    let line = |check: &Check| format!("# {:<4}  {:<width$}  {}\n", check.outcome, check.name, check.detail);
+    let word = checks.iter().map(|check| check.outcome.to_string().len()).max().unwrap_or(0).max(4);
+    let line = |check: &Check| format!("# {:<word$}  {:<width$}  {}\n", check.outcome, check.name, check.detail);
     checks.iter().map(line).collect()
 }
 

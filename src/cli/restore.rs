@@ -31,7 +31,7 @@ pub async fn run(invocation: &Invocation, wanted: &Restore) -> Exit {
     };
     let Some(to) = wanted.to.as_deref().filter(|_| !wanted.plan) else {
         return match Catalog::load(store.as_ref()).await {
-            Ok(catalog) => show(plan(&catalog, wanted.timeline, wanted.at), invocation.json),
+            Ok(catalog) => show(plan(&catalog, wanted.timeline, wanted.at), &store.place(), invocation.json),
             Err(e) => out_of_reach(&e),
         };
     };
@@ -63,7 +63,7 @@ pub async fn run(invocation: &Invocation, wanted: &Restore) -> Exit {
             print(&json_line(&json!({ "plan": plan, "restored": document(&reached) })))
         }
         Some(Ok(reached)) => print(&words(&reached)),
-        Some(Err(error)) => failed(&error),
+        Some(Err(error)) => failed(&error, &store.place()),
         None => {
             complain("the restore was stopped", Some("nothing of it is left"));
             Exit::Failed
@@ -83,23 +83,28 @@ async fn stopped() {
     }
 }
 
-fn show(plan: Result<Plan, PlanError>, json: bool) -> Exit {
+fn show(plan: Result<Plan, PlanError>, place: &str, json: bool) -> Exit {
     match plan {
         Ok(plan) if json => print(&json_line(&json!({ "plan": plan.to_json() }))),
         Ok(plan) => print(&text(&plan, Clock::system().now())),
-        Err(error) => failed(&OrderError::Plan(error)),
+        Err(error) => failed(&OrderError::Plan(error), place),
     }
 }
 
-/// Says why nothing was restored.
-fn failed(error: &OrderError) -> Exit {
+/// Says why nothing was restored from `place`.
+fn failed(error: &OrderError, place: &str) -> Exit {
     let (exit, hint) = match error {
         OrderError::Store(error) => return out_of_reach(error),
         OrderError::Plan(error) => (Exit::Failed, error.hint()),
         OrderError::Engine(_) => (Exit::Failed, None),
         OrderError::Restore(error) => of_restore(error),
     };
-    complain(&error.to_string(), hint.as_deref());
+    let said = match error {
+        // The destination may be another one than was meant.
+        OrderError::Plan(PlanError::Empty) => format!("{error} at {place}"),
+        _ => error.to_string(),
+    };
+    complain(&said, hint.as_deref());
     exit
 }
 

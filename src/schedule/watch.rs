@@ -4,7 +4,7 @@
 //! holiday has a right clock that jumped just as far, and nothing on this machine can tell the two apart. So a jump of more than a day, against
 //! the monotonic clock or against what was last written down in the database, raises a doubt:
 //!
-//! - **Up to a week** ([`HEALS`]: a long weekend, a laptop in its bag) the doubt ends after a day of even running, in which a wrong clock is seen and put right.
+//! - **Up to a week** (`HEALS`: a long weekend, a laptop in its bag) the doubt ends after a day of even running, in which a wrong clock is seen and put right.
 //!   What a clock that is wrong by so little can take too early is a part of what is kept, not all of it.
 //! - **More than that** no time heals. A clock that is ten years ahead is ten years ahead tomorrow as well, and by default logs are kept for seven days and
 //!   samples for thirty: to believe it is to delete all there is. It takes a person's word (`jobs run NAME --clock-is-right`), or that the clock goes back.

@@ -4,10 +4,10 @@
 //! none to those who merely have too much to do: a standby that replays our deletes more slowly than we make them, or sessions that
 //! queue for the disk. So after a batch that wrote something the server is asked, and as long as
 //!
-//! - a standby (or whoever else reads the write-ahead log) has more than [`MOST_BEHIND`] of it before it, or
-//! - [`MANY_WAIT`] sessions of the database or more wait for a lock, for the disk or for each other,
+//! - a standby (or whoever else reads the write-ahead log) has more than 16 MiB (`MOST_BEHIND`) of it before it, or
+//! - four sessions (`MANY_WAIT`) of the database or more wait for a lock, for the disk or for each other,
 //!
-//! the chore pauses, but never for longer than [`LONGEST`]: a standby that was switched off and never forgotten must not stop retention, or the disk of
+//! the chore pauses, but never for longer than two seconds (`LONGEST`): a standby that was switched off and never forgotten must not stop retention, or the disk of
 //! the primary is what fills. At the bound a chore still moves some thousand rows a second.
 //!
 //! The server shows both to members of `pg_monitor` (or `pg_read_all_stats`) only; to others it shows what sessions of their own role do, and standbys
@@ -73,7 +73,7 @@ impl Pressure {
         Self { database, paused: own.0.clone(), well: Arc::default() }
     }
 
-    /// Pauses as long as there is a reason to, and no longer than [`LONGEST`].
+    /// Pauses as long as there is a reason to, and no longer than `LONGEST`.
     pub async fn ease(&self) {
         let begin = Instant::now();
         let Some(reason) = self.look().await else { return };

@@ -117,7 +117,7 @@ fn h34_an_instant_without_a_mark_is_told_where_there_are_some() {
         let out =
             sidecar(folder.path(), &["restore", "--destination", destination, "--at", "latest", "--to", "new.db"]);
         assert_ne!(out.status.code(), Some(0));
-        assert!(text(&out.stderr).starts_with("error: "), "{}", text(&out.stderr));
+        assert!(text(&out.stderr).starts_with("error: there is no backup at file:"), "{}", text(&out.stderr));
     }
     let out = restore(folder.path(), &["--at", "latest", "--to", "new.db", "--timeline", "7"]);
     assert!(
@@ -127,9 +127,20 @@ fn h34_an_instant_without_a_mark_is_told_where_there_are_some() {
     );
     // What the configuration says, where nothing else is said: there is nothing yet.
     let out = sidecar(folder.path(), &["restore", "--at", "latest", "--to", "new.db"]);
-    assert_eq!((out.status.code(), text(&out.stderr).trim_end()), (Some(1), "error: there is no backup"));
-    let out = sidecar(folder.path(), &["restore", "--at", "latest", "--to", "new.db", "--set", "backup.destination="]);
-    assert_eq!(out.status.code(), Some(64), "no destination: {}", text(&out.stderr));
+    assert_eq!(text(&out.stderr), "error: there is no backup at file:data/backups\n");
+    std::fs::write(folder.path().join("none.toml"), "[backup]\ndestination = \"\"\n").unwrap();
+    for (args, flag) in [
+        (&["restore", "--at", "latest", "--to", "new.db"][..], true),
+        (&["backup", "list"], true),
+        (&["backup", "full"], false),
+        (&["backup", "prune"], false),
+        (&["jobs", "run", "backup-verify"], false),
+    ] {
+        let out = sidecar(folder.path(), &[&["--config", "none.toml"], args].concat());
+        assert_eq!(out.status.code(), Some(64), "{args:?}: {}", text(&out.stderr));
+        assert_eq!(text(&out.stderr).contains("`--destination file:PATH`"), flag, "{args:?}: {}", text(&out.stderr));
+    }
+    std::fs::remove_file(folder.path().join("none.toml")).unwrap();
     assert_eq!(left_in(folder.path()), ["empty"]);
 }
 
