@@ -24,6 +24,7 @@
 //! What is read before the end has been checked only as far as its own member: who wants to be sure reads to the end and asks [`Decoded::finish`].
 
 pub mod age;
+mod aside;
 mod decode;
 mod encode;
 mod gzip;

@@ -3,12 +3,12 @@
 use std::io::{self, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
-use sha2::{Digest as _, Sha256};
 use zstd::stream::read::Decoder;
 
 use super::age::{self, Identity, Opener};
+use super::aside::Aside;
 use super::{CodecError, damaged, gzip, zstd as frames};
-use crate::backup::manifest::{Codec, Content, Object, Sum};
+use crate::backup::manifest::{Codec, Content, Object};
 
 /// How many stored bytes are taken at once.
 const READ_BYTES: usize = 1 << 18;
@@ -115,14 +115,14 @@ struct Checked<R> {
     side: &'static str,
     wanted: Content,
     bytes: u64,
-    sum: Sha256,
+    sum: Aside,
     ended: bool,
     inner: R,
 }
 
 impl<R: Read> Checked<R> {
     fn new(side: &'static str, wanted: &Content, inner: R) -> Self {
-        Self { side, wanted: wanted.clone(), bytes: 0, sum: Sha256::new(), ended: false, inner }
+        Self { side, wanted: wanted.clone(), bytes: 0, sum: Aside::default(), ended: false, inner }
     }
 
     fn check_end(&mut self) -> io::Result<()> {
@@ -130,7 +130,7 @@ impl<R: Read> Checked<R> {
         if self.bytes != wanted.bytes {
             return Err(damaged(format!("the {side} bytes end after {} of {}", self.bytes, wanted.bytes)));
         }
-        let sum = Sum::from_bytes(std::mem::take(&mut self.sum).finalize().into());
+        let sum = std::mem::take(&mut self.sum).sum().map_err(unavailable)?;
         if sum != wanted.sha256 {
             return Err(damaged(format!("the {side} bytes have the SHA-256 {sum} and should have {}", wanted.sha256)));
         }
@@ -152,7 +152,7 @@ impl<R: Read> Read for Checked<R> {
         if self.bytes > self.wanted.bytes {
             return Err(damaged(format!("there are more {} bytes than {}", self.side, self.wanted.bytes)));
         }
-        self.sum.update(&buffer[..length]);
+        self.sum.add(&buffer[..length]).map_err(unavailable)?;
         Ok(length)
     }
 }
@@ -169,11 +169,16 @@ impl Read for Arriving {
         loop {
             match self.0.read(buffer) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(io::Error::new(e.kind(), Unavailable(e))),
+                Err(e) => return Err(unavailable(e)),
                 Ok(length) => return Ok(length),
             }
         }
     }
+}
+
+/// An error that is no fault of the bytes.
+fn unavailable(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), Unavailable(error))
 }
 
 /// What the readers between say about the bytes (`corrupt deflate stream`, `unexpected end`) is damage.
