@@ -233,7 +233,11 @@ fn a_reload_changes_schedules() {
     wait_for("no next run", SOON, || value(&beside.metrics(), next).is_none().then_some(()));
     change("schedule = \"0 25 * * *\"");
     wait_for("the refusal", SOON, || beside.log_text().contains("the hour `25` cannot be read").then_some(()));
-    assert_eq!(listed(folder)["enabled"], false, "a file with mistakes changes nothing");
+    // Without the file, which has the mistake: the socket is where the default says.
+    let out = sidecar(folder, &["jobs", "list", "--json"]);
+    let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let job = answer["jobs"].as_array().unwrap().iter().find(|job| job["job"] == "cache-expiry");
+    assert_eq!(job.unwrap()["enabled"], false, "a file with mistakes changes nothing");
     assert_eq!(beside.stop(), 0);
 }
 
