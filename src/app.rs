@@ -32,6 +32,7 @@ use crate::ingest::latest::Latest;
 use crate::jobs;
 use crate::jobs::back_up::{FULL, Turn};
 use crate::jobs::backups::Backups;
+use crate::retry::Backoff;
 use crate::sample::{Desc, Kind};
 use crate::schedule::runner::{self as jobs_runner, Me, Runner as Jobs};
 use crate::schedule::trigger;
@@ -70,6 +71,9 @@ const WRITER_REST: Duration = Duration::from_secs(5);
 
 /// How long the destination of backups may take to tell what is there.
 const DESTINATION_LIMIT: Duration = Duration::from_secs(120);
+
+/// When it is asked again, where it did not.
+const DESTINATION_AGAIN: Backoff = Backoff { first: Duration::from_secs(60), most: Duration::from_secs(15 * 60) };
 
 /// How long the server may finish open requests at the end.
 const SERVER_LIMIT: Duration = Duration::from_secs(7);
@@ -351,15 +355,20 @@ impl App {
         let (jobs, stop) = (self.jobs.clone(), tasks.stop_token());
         tasks.spawn("first backup", async move {
             let begun = async {
-                match backups.has_none(DESTINATION_LIMIT).await {
-                    Ok(true) if wanted => {
-                        info!("there is no backup yet, the first one is made");
-                        if let Err(e) = jobs.run_now(FULL, false).await {
-                            warn!(error = %e, "the first backup was not begun, its schedule will");
+                for failures in 1.. {
+                    match backups.has_none(DESTINATION_LIMIT).await {
+                        Ok(true) if wanted => {
+                            info!("there is no backup yet, the first one is made");
+                            if let Err(e) = jobs.run_now(FULL, false).await {
+                                warn!(error = %e, "the first backup was not begun, its schedule will");
+                            }
+                            return;
                         }
+                        Ok(_) => return,
+                        // A network that comes up after us.
+                        Err(e) => warn!(error = %e, "the destination of backups could not be read, it is tried again"),
                     }
-                    Ok(_) => {}
-                    Err(e) => warn!(error = %e, "the destination of backups could not be read"),
+                    tokio::time::sleep(DESTINATION_AGAIN.wait(failures, 0)).await;
                 }
             };
             stop.run_until_cancelled(begun).await;
