@@ -86,6 +86,12 @@ pub fn get(address: SocketAddr, path: &str) -> Option<Answer> {
     request("GET", address, path, &[])
 }
 
+/// `config` with an address. Where a test is not about backups, the first one would come at some moment in the middle of it: none is made.
+pub fn whole(config: &str, address: &str) -> String {
+    let backups = if config.contains("[backup]") { "" } else { "[backup]\ndestination = \"\"\n" };
+    format!("{config}\n{backups}[server]\nlisten = \"{address}\"\n")
+}
+
 /// A running sidecar in a scratch folder; killed when dropped.
 pub struct Sidecar {
     pub child: Child,
@@ -114,7 +120,7 @@ impl Sidecar {
 
     fn launch_at<V: AsRef<OsStr>>(address: SocketAddr, folder: &Path, config: &str, environment: &[(&str, V)]) -> Self {
         let file = folder.join("sidecar.toml");
-        std::fs::write(&file, format!("{config}\n[server]\nlisten = \"{address}\"\n")).unwrap();
+        std::fs::write(&file, whole(config, &address.to_string())).unwrap();
         let log = folder.join("sidecar.log");
         let out = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let child = Command::new(SIDECAR)

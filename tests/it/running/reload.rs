@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{QUICK, SOON, Target, logged, page_with, value};
-use crate::support::{Sidecar, free_address, wait_for};
+use crate::support::{Sidecar, free_address, wait_for, whole};
 
 const OK: &str = "atlas_sidecar_config_last_reload_successful";
 const TIME: &str = "atlas_sidecar_config_last_reload_success_timestamp_seconds";
@@ -18,8 +18,7 @@ fn change(sidecar: &Sidecar, config: &str) {
 }
 
 fn write(sidecar: &Sidecar, config: &str, listen: &str) {
-    std::fs::write(sidecar.folder.join("sidecar.toml"), format!("{config}\n[server]\nlisten = \"{listen}\"\n"))
-        .unwrap();
+    std::fs::write(sidecar.folder.join("sidecar.toml"), whole(config, listen)).unwrap();
 }
 
 /// Changes it and waits until the change is in force.
