@@ -40,6 +40,7 @@ pub mod catalog;
 pub mod claim;
 pub mod codec;
 pub mod digest;
+pub mod index;
 pub mod layout;
 pub mod manifest;
 pub mod plan;
@@ -47,6 +48,7 @@ pub mod prune;
 pub mod restore;
 pub mod retain;
 pub mod ship;
+pub mod tail;
 pub mod verify;
 
 use std::collections::BTreeMap;
@@ -62,6 +64,7 @@ use tokio::sync::mpsc;
 pub use catalog::Catalog;
 pub use digest::Digest;
 pub use manifest::Manifest;
+pub use tail::Tail;
 
 use crate::clock::Timestamp;
 use crate::object::{self, Destination};
@@ -97,6 +100,13 @@ pub enum Kind {
     Full,
     /// What changed since the position before.
     Incremental,
+    /// The same, cut from the database's own log as it was written. It has no manifest of its own: its object carries one as a note, and creating it is the
+    /// commit.
+    Live,
+    /// The live segments of about an hour in one log, a transaction for each: what it begins with, up to any of these, is a log of its own.
+    Fine,
+    /// The newest version of all pages that live segments of about a day changed, in one transaction.
+    Merged,
 }
 
 impl fmt::Display for Kind {
@@ -104,6 +114,9 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Full => "full",
             Self::Incremental => "incremental",
+            Self::Live => "live",
+            Self::Fine => "fine",
+            Self::Merged => "merged",
         })
     }
 }
@@ -194,6 +207,11 @@ pub trait Source: Send + Sync {
     /// Reads the database at one commit and sends plain bytes in pieces of about a MiB; of an increment without a change, none. What it learns about
     /// the pages is put aside under `place`, for [`Source::adopt`]. When the receiver is gone it ends with [`SourceError::Abandoned`].
     fn read(&self, want: Want, place: Place, into: mpsc::Sender<Bytes>) -> Pending<'_, Result<Segment, SourceError>>;
+
+    /// What follows its commits; nothing where they cannot be followed.
+    fn tail(&self) -> Option<&dyn Tail> {
+        None
+    }
 }
 
 /// What is read.

@@ -114,6 +114,17 @@ pub struct Settings {
     pub builtin: Builtin,
     /// `[[scrape.queries]]`
     pub queries: Vec<Query>,
+    /// How the commits of the application's database are followed; nothing where they are not.
+    pub follow: Option<Follow>,
+}
+
+/// `[backup.sqlite]`, as far as the database is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// How long the database's own log may become before it is let go, whatever is lost by it to the tail.
+    pub log_max: u64,
+    /// Whether a database with a rollback journal is given a write-ahead log.
+    pub convert_to_wal: bool,
 }
 
 /// A kind of database.

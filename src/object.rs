@@ -27,6 +27,9 @@ use crate::task::Pending;
 /// in flight are what a small machine can hold.
 pub const PART_BYTES: usize = 8 << 20;
 
+/// The longest note. S3 has room for 2 KB of metadata, names included.
+pub const MOST_NOTE_BYTES: usize = 1_900;
+
 /// The longest key. S3 allows 1,024 bytes with the prefix.
 const MOST_KEY_BYTES: usize = 512;
 
@@ -173,6 +176,8 @@ pub struct Download {
     pub bytes: u64,
     /// Which writing of the object it is: handed to [`ObjectStore::get`] again, it is this one or an error.
     pub version: Option<String>,
+    /// What was noted when it was created ([`ObjectStore::create_noted`]).
+    pub note: Option<String>,
     /// The bytes.
     pub body: BoxStream<'static, Result<Bytes, ObjectError>>,
 }
@@ -198,6 +203,15 @@ pub trait ObjectStore: Send + Sync {
 
     /// Stores a small object where there is none yet: `Exists` otherwise. After a lost answer it may be our own that exists; the caller compares.
     fn create<'a>(&'a self, key: &'a ObjectKey, bytes: Bytes) -> Pending<'a, Result<(), ObjectError>>;
+
+    /// [`ObjectStore::create`], with a note that comes back with the object: printable ASCII, at most [`MOST_NOTE_BYTES`]. Both are there or neither is. Up to
+    /// [`PART_BYTES`], and from memory.
+    fn create_noted<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        bytes: Bytes,
+        note: &'a str,
+    ) -> Pending<'a, Result<(), ObjectError>>;
 
     /// Begins to store an object of any length.
     fn upload<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>>;

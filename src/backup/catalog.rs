@@ -3,14 +3,15 @@
 //! [`Catalog::load`] lists and fetches; what follows from it ([`Catalog::of`], chains, marks) is pure, so that restoring, verifying and deleting plan on the
 //! same picture, and tests on pictures that no store has to hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 
 use super::claim::winners;
-use super::layout::{FORMAT, claimed, format_key, manifest_place, numbered};
+use super::index::Line;
+use super::layout::{FORMAT, claimed, folded, format_key, heartbeat_of, live_place, manifest_place, numbered};
 use super::manifest::{self, Manifest, Sum, rfc3339};
 use super::{Base, Kind, Place, Position, Soundness, Timeline};
 use crate::clock::Timestamp;
@@ -57,6 +58,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Of the `manifest` in `bytes`, its object's length being among `lengths`.
+    fn of(manifest: Manifest, bytes: &[u8], lengths: &BTreeMap<&str, u64>) -> Self {
+        let listed_bytes = manifest.object.as_ref().and_then(|o| lengths.get(o.key.as_str()).copied());
+        Self { manifest, sha256: Sum::of(bytes), listed_bytes }
+    }
+
     /// What keeps it from being used, as far as a listing can tell.
     pub fn fault(&self) -> Option<String> {
         let object = self.manifest.object.as_ref()?;
@@ -70,13 +77,36 @@ impl Entry {
     }
 }
 
+/// A word of the owner of a timeline: nothing but what is in the store was committed until then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heartbeat {
+    /// The version of this layout: [`FORMAT`].
+    pub format: u32,
+    /// The newest state in the store.
+    pub tip: Base,
+    /// Until when it was the newest.
+    #[serde(with = "rfc3339")]
+    pub until: Timestamp,
+}
+
 /// What a destination holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Catalog {
     /// Who has which timeline.
     pub claims: BTreeMap<Timeline, Claim>,
-    /// The segments, by where they lead to.
+    /// Fulls and increments with a manifest of their own, by where they lead to.
     pub entries: BTreeMap<Place, Entry>,
+    /// What was folded, by where it leads to and [`Kind::Fine`] or [`Kind::Merged`].
+    pub folds: BTreeMap<(Place, Kind), Entry>,
+    /// Live segments, as they are listed. There may be thousands: their notes are read where somebody wants them.
+    pub live: BTreeMap<Place, Listed>,
+    /// The notes of live segments that were read.
+    pub notes: BTreeMap<Place, Entry>,
+    /// The indexes of fine segments that were read, by where these lead to.
+    pub indexes: BTreeMap<Place, Vec<Line>>,
+    /// The newest heartbeat of each timeline.
+    pub heartbeats: BTreeMap<Timeline, Heartbeat>,
     /// Objects under a timeline that no manifest names: what a crash left, or somebody else's.
     pub unnamed: Vec<Listed>,
     /// Manifests and claims that cannot be read, with the reason.
@@ -91,7 +121,8 @@ impl Catalog {
         let wanted: Vec<ObjectKey> = listed
             .iter()
             .map(|object| &object.key)
-            .filter(|key| manifest_place(key).is_some() || claimed(key).is_some())
+            .filter(|key| manifest_place(key).is_some() || folded(key).is_some() || claimed(key).is_some())
+            .chain(newest_heartbeats(&listed).into_values())
             .cloned()
             .collect();
         let documents = stream::iter(wanted)
@@ -124,16 +155,21 @@ impl Catalog {
             }
         }
         catalog.unreadable.sort();
-        let named = |key: &ObjectKey| {
-            catalog.entries.values().any(|e| e.manifest.object.as_ref().is_some_and(|o| o.key == key.as_str()))
+        catalog.live = listed.iter().filter_map(|object| Some((live_place(&object.key)?, object.clone()))).collect();
+        let segments = catalog.entries.values().chain(catalog.folds.values());
+        let named: HashSet<&str> =
+            segments.flat_map(|entry| entry.manifest.objects()).map(|object| object.key.as_str()).collect();
+        let is_ours = |key: &ObjectKey| {
+            named.contains(key.as_str())
+                || manifest_place(key).is_some()
+                || folded(key).is_some()
+                || live_place(key).is_some()
+                || heartbeat_of(key).is_some()
         };
         let under_a_timeline =
             |key: &ObjectKey| key.as_str().split_once('/').is_some_and(|(t, _)| Timeline::parse(t).is_some());
-        catalog.unnamed = listed
-            .iter()
-            .filter(|o| under_a_timeline(&o.key) && manifest_place(&o.key).is_none() && !named(&o.key))
-            .cloned()
-            .collect();
+        let unnamed = listed.iter().filter(|o| under_a_timeline(&o.key) && !is_ours(&o.key)).cloned().collect();
+        catalog.unnamed = unnamed;
         catalog
     }
 
@@ -143,8 +179,19 @@ impl Catalog {
             if manifest.place() != place {
                 return Err(format!("a manifest of {}", manifest.place()));
             }
-            let listed_bytes = manifest.object.as_ref().and_then(|o| lengths.get(o.key.as_str()).copied());
-            self.entries.insert(place, Entry { manifest, sha256: Sum::of(bytes), listed_bytes });
+            self.entries.insert(place, Entry::of(manifest, bytes, lengths));
+        } else if let Some((place, kind)) = folded(key) {
+            let manifest = Manifest::from_bytes(bytes)?;
+            if (manifest.place(), manifest.kind) != (place, kind) {
+                return Err(format!("a manifest of a {} segment to {}", manifest.kind, manifest.place()));
+            }
+            self.folds.insert((place, kind), Entry::of(manifest, bytes, lengths));
+        } else if let Some(timeline) = heartbeat_of(key) {
+            let heartbeat: Heartbeat = serde_json::from_slice(bytes).map_err(|e| format!("no heartbeat: {e}"))?;
+            if heartbeat.tip.place.timeline != timeline || heartbeat.format != FORMAT {
+                return Err(format!("a heartbeat of {} in format {}", heartbeat.tip.place, heartbeat.format));
+            }
+            self.heartbeats.insert(timeline, heartbeat);
         } else if let Some(timeline) = claimed(key) {
             let claim: Claim = serde_json::from_slice(bytes).map_err(|e| format!("no claim: {e}"))?;
             if claim.timeline != timeline || claim.format != FORMAT {
@@ -157,7 +204,11 @@ impl Catalog {
 
     /// Whether nobody ever wrote there.
     pub fn is_empty(&self) -> bool {
-        self.claims.is_empty() && self.entries.is_empty() && self.unnamed.is_empty() && self.unreadable.is_empty()
+        self.claims.is_empty()
+            && self.entries.is_empty()
+            && self.live.is_empty()
+            && self.unnamed.is_empty()
+            && self.unreadable.is_empty()
     }
 
     /// The newest segment of `timeline`.
@@ -167,7 +218,7 @@ impl Catalog {
 
     /// The newest timeline that was claimed.
     pub fn newest_timeline(&self) -> Option<Timeline> {
-        let written = self.entries.keys().map(|place| place.timeline);
+        let written = self.entries.keys().chain(self.live.keys()).map(|place| place.timeline);
         self.claims.keys().copied().chain(written).max()
     }
 
@@ -184,7 +235,15 @@ impl Catalog {
     /// number behind it, and both would succeed.
     pub fn highest_position(&self) -> Option<Position> {
         let unreadable = self.unreadable.iter().filter_map(|(key, _)| manifest_place(key));
-        self.entries.keys().copied().chain(unreadable).map(|place| place.position).max()
+        let folded = self.folds.keys().map(|(place, _)| *place);
+        self.entries
+            .keys()
+            .copied()
+            .chain(self.live.keys().copied())
+            .chain(folded)
+            .chain(unreadable)
+            .map(|place| place.position)
+            .max()
     }
 
     /// The segments that a restore of `place` applies, the full first; or what keeps it from being restored.
@@ -242,6 +301,12 @@ impl Catalog {
         }
         line
     }
+}
+
+/// The key of the newest heartbeat of each timeline.
+fn newest_heartbeats(listed: &[Listed]) -> BTreeMap<Timeline, &ObjectKey> {
+    // In the order of keys, so that the last one stays.
+    listed.iter().filter_map(|object| Some((heartbeat_of(&object.key)?, &object.key))).collect()
 }
 
 /// Refuses a layout that this version does not know.

@@ -9,6 +9,11 @@
 //! t000001/0000000001.json                                            its manifest: without it, the image does not exist
 //! t000001/0000000002-20261124T021500Z-incremental-from-0000000001-7d865e95.wal.gz
 //! t000001/0000000002.json
+//! t000001/0000000003.wal.gz                                          a live segment, from the position before; its manifest is its note
+//! t000001/0000003600-20261124T031500Z-fine-from-0000000002-4e07408b.wal.gz   live segments in one object
+//! t000001/0000003600-20261124T031500Z-fine-from-0000000002-4e07408b.index.gz where in it each of them ends
+//! t000001/0000003600.fine.json                                       its manifest; of a merged one: .merged.json
+//! t000001/heartbeat-20261124T031730Z.json                            nothing was committed until then
 //! ```
 //!
 //! A listing in the order of keys is one in the order of positions, with each manifest behind its object. A manifest's key depends on nothing but its
@@ -68,6 +73,47 @@ pub fn manifest_place(key: &ObjectKey) -> Option<Place> {
     Some(Place { timeline: Timeline::parse(timeline)?, position })
 }
 
+/// The object of the live segment that leads to `place`. It depends on nothing but the position, so that only one can create it: that is its commit.
+pub fn live_key(place: Place, form: &str) -> ObjectKey {
+    ObjectKey::ours(format!("{}/{}.wal.{form}", place.timeline, place.position))
+}
+
+/// The place that a live segment's key names.
+pub fn live_place(key: &ObjectKey) -> Option<Place> {
+    let (timeline, name) = key.as_str().split_once('/')?;
+    let (position, form) = name.split_once('.')?;
+    form.strip_prefix("wal.").filter(|form| !form.is_empty())?;
+    Some(Place { timeline: Timeline::parse(timeline)?, position: Position::parse(position)? })
+}
+
+/// The manifest of what was folded, a [`Kind::Fine`] or [`Kind::Merged`] segment. It is another key than that of a full at the same place.
+pub fn fold_key(place: Place, kind: Kind) -> ObjectKey {
+    ObjectKey::ours(format!("{}/{}.{kind}.json", place.timeline, place.position))
+}
+
+/// The place and the kind that such a manifest's key names.
+pub fn folded(key: &ObjectKey) -> Option<(Place, Kind)> {
+    let (timeline, name) = key.as_str().split_once('/')?;
+    let (position, kind) = name.strip_suffix(".json")?.split_once('.')?;
+    let kind = [Kind::Fine, Kind::Merged].into_iter().find(|known| known.to_string() == kind)?;
+    Some((Place { timeline: Timeline::parse(timeline)?, position: Position::parse(position)? }, kind))
+}
+
+/// What the names of heartbeats begin with.
+const HEARTBEAT: &str = "heartbeat-";
+
+/// The heartbeat of `timeline` at `at`.
+pub fn heartbeat_key(timeline: Timeline, at: Timestamp) -> ObjectKey {
+    ObjectKey::ours(format!("{timeline}/{HEARTBEAT}{}.json", compact(at)))
+}
+
+/// The timeline that a heartbeat's key names. Of one timeline, the last key is the newest heartbeat.
+pub fn heartbeat_of(key: &ObjectKey) -> Option<Timeline> {
+    let (timeline, name) = key.as_str().split_once('/')?;
+    name.strip_prefix(HEARTBEAT)?.strip_suffix(".json")?;
+    Timeline::parse(timeline)
+}
+
 /// The timeline and the position that a key under a timeline begins with, a manifest's or an object's.
 pub fn numbered(key: &ObjectKey) -> Option<Place> {
     let (timeline, name) = key.as_str().split_once('/')?;
@@ -84,7 +130,7 @@ pub fn object_key(place: Place, kind: Kind, from: Option<Position>, at: Timestam
     let from = from.map_or_else(String::new, |from| format!("-from-{from}"));
     let content = match kind {
         Kind::Full => "db",
-        Kind::Incremental => "wal",
+        Kind::Incremental | Kind::Live | Kind::Fine | Kind::Merged => "wal",
     };
     ObjectKey::ours(format!("{}/{}-{at}-{kind}{from}-{word:08x}.{content}.{form}", place.timeline, place.position))
 }
@@ -123,6 +169,16 @@ mod tests {
         assert_eq!(manifest_place(&keys[0]), None);
         assert_eq!((numbered(&keys[0]), numbered(&keys[1])), (Some(place(1)), Some(place(1))));
         assert_eq!(numbered(&claim_key(Timeline(1))), None);
+        let live = live_key(place(3), "gz.age");
+        assert_eq!(live.as_str(), "t000001/0000000003.wal.gz.age");
+        assert_eq!((live_place(&live), manifest_place(&live), numbered(&live)), (Some(place(3)), None, Some(place(3))));
+        assert_eq!((live_place(&keys[0]), live_place(&keys[1])), (None, None));
+        let fine = fold_key(place(4), Kind::Fine);
+        assert_eq!((folded(&fine), manifest_place(&fine)), (Some((place(4), Kind::Fine)), None));
+        assert_eq!((folded(&keys[1]), folded(&live)), (None, None));
+        let heartbeat = heartbeat_key(Timeline(1), at);
+        assert_eq!(heartbeat.as_str(), "t000001/heartbeat-20261123T021500Z.json");
+        assert_eq!((heartbeat_of(&heartbeat), numbered(&heartbeat)), (Some(Timeline(1)), None));
         assert_eq!(claimed(&claim_key(Timeline(7))), Some(Timeline(7)));
         assert_eq!(claimed(&ObjectKey::ours("timelines/t000007-9f86d081.json")), Some(Timeline(7)));
         assert_eq!(claimed(&ObjectKey::ours("timelines/seven.json")), None);

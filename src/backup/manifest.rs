@@ -135,6 +135,16 @@ pub struct Manifest {
     pub engine_version: String,
     /// The version of the sidecar that wrote it.
     pub sidecar_version: String,
+    /// Of an increment that goes over commits which could not be followed: when the last state before it was known to be the newest. Instants from there to `observed`
+    /// cannot be restored.
+    #[serde(default, with = "rfc3339::some", skip_serializing_if = "Option::is_none")]
+    pub gap_from: Option<Timestamp>,
+    /// Of a fine segment: the time of its first mark.
+    #[serde(default, with = "rfc3339::some", skip_serializing_if = "Option::is_none")]
+    pub first_observed: Option<Timestamp>,
+    /// Of a fine segment: where in its bytes each mark is ([`super::index`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<Object>,
 }
 
 impl Manifest {
@@ -146,6 +156,24 @@ impl Manifest {
     /// The state that it leads to.
     pub fn base(&self) -> Base {
         Base { place: self.place(), digest: self.digest_after }
+    }
+
+    /// The objects that it names.
+    pub fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.object.iter().chain(&self.index)
+    }
+
+    /// As a note, on one line, of a live segment.
+    pub fn to_note(&self) -> String {
+        serde_json::to_string(self).expect("a manifest is JSON").chars().fold(String::new(), |mut note, c| {
+            // Notes travel as header fields: everything beyond ASCII stands in a string, where JSON has another way to write it.
+            if c.is_ascii() {
+                note.push(c);
+            } else {
+                c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| note.push_str(&format!("\\u{unit:04x}")));
+            }
+            note
+        })
     }
 
     /// Its bytes in the store.
@@ -172,25 +200,26 @@ impl Manifest {
 
     /// What must hold whatever wrote it.
     fn check(&self) -> Result<(), String> {
+        let goes_on = self.digest_before.is_some() && self.from.is_some_and(|from| from < self.to);
         let whole = match self.kind {
             Kind::Full => self.from.is_none() && self.digest_before.is_none() && self.object.is_some(),
-            Kind::Incremental => {
-                self.digest_before.is_some()
-                    && self.from.is_some_and(|from| from < self.to)
-                    && (self.object.is_some() || self.digest_before == Some(self.digest_after))
-            }
+            Kind::Incremental => goes_on && (self.object.is_some() || self.digest_before == Some(self.digest_after)),
+            Kind::Live => goes_on && self.object.is_some() && self.from.map(Position::next) == Some(self.to),
+            Kind::Fine => goes_on && self.object.is_some() && self.index.is_some() && self.first_observed.is_some(),
+            Kind::Merged => goes_on && self.object.is_some(),
         };
+        let whole = whole
+            && (self.gap_from.is_none() || self.kind == Kind::Incremental)
+            && (self.kind == Kind::Fine || (self.index.is_none() && self.first_observed.is_none()));
         if !whole {
             return Err(format!("its members do not fit a {} segment", self.kind));
         }
         if !self.page_size.is_power_of_two() || !(512..=65_536).contains(&self.page_size) {
             return Err(format!("pages of {} bytes", self.page_size));
         }
-        match &self.object {
-            Some(object) if ObjectKey::parse(&object.key).is_none() => {
-                Err(format!("`{}` is no key", object.key.escape_debug()))
-            }
-            _ => Ok(()),
+        match self.objects().find(|object| ObjectKey::parse(&object.key).is_none()) {
+            Some(object) => Err(format!("`{}` is no key", object.key.escape_debug())),
+            None => Ok(()),
         }
     }
 }
@@ -209,6 +238,26 @@ pub(super) mod rfc3339 {
         let text = String::deserialize(from)?;
         Timestamp::from_rfc3339(&text).ok_or_else(|| D::Error::custom("no time as in RFC 3339"))
     }
+
+    /// A time that may be missing.
+    pub(in crate::backup) mod some {
+        use serde::{Deserializer, Serializer};
+
+        use crate::clock::Timestamp;
+
+        pub(in crate::backup) fn serialize<S: Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+            match at {
+                Some(at) => super::serialize(at, to),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub(in crate::backup) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Timestamp>, D::Error> {
+            super::deserialize(from).map(Some)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -218,7 +267,7 @@ pub(super) mod tests {
     /// A manifest that leads to `position` of `timeline`: a full, or an increment from the position before.
     pub(in crate::backup) fn manifest(timeline: u32, position: u64, kind: Kind, observed: Timestamp) -> Manifest {
         let place = Place { timeline: Timeline(timeline), position: Position(position) };
-        let from = (kind == Kind::Incremental).then(|| Position(position - 1));
+        let from = (kind != Kind::Full).then(|| Position(position - 1));
         let digest = |position: u64| format!("{position:032x}").parse().expect("a digest");
         let content = |bytes| Content { bytes, sha256: Sum::of(place.to_string().as_bytes()) };
         let key = super::super::layout::object_key(place, kind, from, observed, 0, "gz");
@@ -248,6 +297,9 @@ pub(super) mod tests {
             tables: BTreeMap::new(),
             engine_version: "3.51.3".to_owned(),
             sidecar_version: "0.1.0".to_owned(),
+            gap_from: None,
+            first_observed: None,
+            index: None,
         }
     }
 
@@ -262,6 +314,16 @@ pub(super) mod tests {
             assert!(text.contains("\n  \"observed\": \"2026-11-23T02:15:00.250Z\",\n"), "{text}");
             assert!(text.contains("\n    \"key\": \"t000001/0000000002-20261123T021500Z-"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_note_is_a_manifest_on_one_line_of_ascii() {
+        let mut live = manifest(1, 2, Kind::Live, Timestamp::from_millis(250));
+        live.database = "atlas \u{1f600} ü\n.db".to_owned();
+        let note = live.to_note();
+        assert!(note.bytes().all(|b| (b' '..=b'~').contains(&b)), "{note}");
+        assert_eq!(Manifest::from_bytes(note.as_bytes()), Ok(live));
+        assert!(note.len() < crate::object::MOST_NOTE_BYTES, "{}", note.len());
     }
 
     #[test]

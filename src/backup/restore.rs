@@ -194,7 +194,7 @@ impl Work {
             let mut plain = codec::decode(object, self.identity.as_ref(), Box::new(body)).map_err(undecoded)?;
             match manifest.kind {
                 Kind::Full => building.full(manifest, &mut plain),
-                Kind::Incremental => building.changes(manifest, &mut plain),
+                _ => building.changes(manifest, &mut plain),
             }
             .map_err(|e| self.refused(&object.key, e))?;
             plain.finish().map_err(undecoded)?;

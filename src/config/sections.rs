@@ -84,6 +84,7 @@ fn database(mut section: Section<'_>) -> Option<engine::Settings> {
             store: crate::sample::globs::Globs::all(),
         },
         queries: Vec::new(),
+        follow: None,
     })
 }
 

@@ -4,6 +4,8 @@
 //! name is taken), then its folder is synced. Temporary files lie in the folder itself under names that no key can have (`.tmp-…`); what a crash leaves of
 //! them is removed by the first writing of a later run, when it is a day old.
 //!
+//! The note of an object is a file beside it, `.NAME.note`, which is written first; a lock on the destination's folder keeps another writer from the moment between the two.
+//!
 //! # A disk that is not there
 //!
 //! Backups that go to the system's disk because theirs is not mounted fill it, and nobody looks for them there. So the folder is made by the first
@@ -24,7 +26,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info};
 
@@ -92,6 +94,16 @@ impl ObjectStore for Dir {
     fn create<'a>(&'a self, key: &'a ObjectKey, bytes: Bytes) -> Pending<'a, Result<(), ObjectError>> {
         let key = key.clone();
         Box::pin(self.blocking(move |folder| folder.store(&key, &bytes, Name::New)))
+    }
+
+    fn create_noted<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        bytes: Bytes,
+        note: &'a str,
+    ) -> Pending<'a, Result<(), ObjectError>> {
+        let (key, note) = (key.clone(), note.to_owned());
+        Box::pin(self.blocking(move |folder| folder.store_noted(&key, &bytes, &note)))
     }
 
     fn upload<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>> {
@@ -206,30 +218,52 @@ impl Folder {
         Ok((file, path))
     }
 
+    fn store_noted(&self, key: &ObjectKey, bytes: &[u8], note: &str) -> Result<(), ObjectError> {
+        self.ready()?;
+        let stored = || {
+            let _alone = Flock::lock(File::open(&self.root)?)?;
+            if self.path(key).exists() {
+                return Err(ErrorKind::AlreadyExists.into());
+            }
+            self.write(note.as_bytes(), &self.note_path(key), Name::Take)?;
+            self.write(bytes, &self.path(key), Name::New)
+        };
+        stored().map_err(|e| self.refused("store", key.as_str(), &e))
+    }
+
+    /// Where the note of `key` is: no key names it.
+    fn note_path(&self, key: &ObjectKey) -> PathBuf {
+        let mut path = self.path(key);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        path.set_file_name(format!(".{name}.note"));
+        path
+    }
+
     /// A whole small object.
     fn store(&self, key: &ObjectKey, bytes: &[u8], how: Name) -> Result<(), ObjectError> {
         self.ready()?;
-        let written = || {
-            let (mut file, path) = self.temporary()?;
-            let named = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| self.name(&path, key, how));
-            if named.is_err() || how == Name::New {
-                // Gone already where it was renamed; what cannot be removed is swept one day.
-                let _ = fs::remove_file(&path);
-            }
-            named
-        };
-        written().map_err(|e| self.refused("store", key.as_str(), &e))
+        self.write(bytes, &self.path(key), how).map_err(|e| self.refused("store", key.as_str(), &e))
     }
 
-    /// Gives the finished file at `path` the name of `key`, durably.
-    fn name(&self, path: &Path, key: &ObjectKey, how: Name) -> io::Result<()> {
-        let target = self.path(key);
+    /// Writes the file `target`, durably.
+    fn write(&self, bytes: &[u8], target: &Path, how: Name) -> io::Result<()> {
+        let (mut file, path) = self.temporary()?;
+        let named = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| self.name(&path, target, how));
+        if named.is_err() || how == Name::New {
+            // Gone already where it was renamed; what cannot be removed is swept one day.
+            let _ = fs::remove_file(&path);
+        }
+        named
+    }
+
+    /// Gives the finished file at `path` the name `target`, durably.
+    fn name(&self, path: &Path, target: &Path, how: Name) -> io::Result<()> {
         let parent = target.parent().unwrap_or(&self.root);
         // A deletion may remove the folder between these steps, because it was empty: then again, a few times.
         for _ in 0..5 {
             let named = self.folders(parent).and_then(|()| match how {
-                Name::Take => fs::rename(path, &target),
-                Name::New => link(path, &target),
+                Name::Take => fs::rename(path, target),
+                Name::New => link(path, target),
             });
             match named {
                 Err(e) if e.kind() == ErrorKind::NotFound && path.exists() => {}
@@ -277,7 +311,12 @@ impl Folder {
             return Err(ObjectError::Corrupt(format!("`{key}` has {bytes} bytes, none at {}", part.from)));
         }
         let place = format!("`{key}` in `{}`", self.root.display());
-        Ok(Download { bytes, version: Some(version), body: Box::pin(body(file, place, part.from, to)) })
+        let note = match fs::read_to_string(self.note_path(key)) {
+            Ok(note) => Some(note),
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => return Err(refused(e)),
+        };
+        Ok(Download { bytes, version: Some(version), note, body: Box::pin(body(file, place, part.from, to)) })
     }
 
     fn remove(&self, key: &ObjectKey) -> Result<(), ObjectError> {
@@ -290,6 +329,8 @@ impl Folder {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(self.refused("delete", key.as_str(), &e)),
             _ => {}
         }
+        // Without its object it says nothing.
+        let _ = fs::remove_file(self.note_path(key));
         // A bucket has no folders: the last object takes its own with it.
         while folder != self.root && fs::remove_dir(folder).is_ok() {
             folder = folder.parent().unwrap_or(&self.root);
@@ -332,6 +373,22 @@ fn link(path: &Path, target: &Path) -> io::Result<()> {
             renameat_with(CWD, path, CWD, target, RenameFlags::NOREPLACE).map_err(io::Error::from)
         }
         linked => linked,
+    }
+}
+
+/// A lock on an open file, until it is dropped.
+struct Flock(File);
+
+impl Flock {
+    fn lock(file: File) -> io::Result<Self> {
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Flock {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

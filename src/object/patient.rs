@@ -190,6 +190,19 @@ impl ObjectStore for Patient {
         })
     }
 
+    fn create_noted<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        bytes: Bytes,
+        note: &'a str,
+    ) -> Pending<'a, Result<(), ObjectError>> {
+        Box::pin(async move {
+            self.tries.ask("create", || self.store.create_noted(key, bytes.clone(), note)).await?;
+            self.tries.metrics.carried("create", bytes.len());
+            Ok(())
+        })
+    }
+
     fn upload<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>> {
         Box::pin(async move {
             let upload = self.tries.ask("upload", || self.store.upload(key)).await?;
@@ -200,7 +213,7 @@ impl ObjectStore for Patient {
     fn get<'a>(&'a self, key: &'a ObjectKey, part: Part) -> Pending<'a, Result<Download, ObjectError>> {
         Box::pin(async move {
             let download = self.tries.ask("get", || self.store.get(key, part.clone())).await?;
-            let (bytes, version) = (download.bytes, download.version.clone());
+            let (bytes, version, note) = (download.bytes, download.version.clone(), download.note);
             let reading = Reading {
                 store: Arc::clone(&self.store),
                 tries: self.tries.clone(),
@@ -214,7 +227,7 @@ impl ObjectStore for Patient {
             let body = stream::try_unfold(reading, |mut reading| async move {
                 Ok(reading.next().await?.map(|chunk| (chunk, reading)))
             });
-            Ok(Download { bytes, version, body: body.boxed() })
+            Ok(Download { bytes, version, note, body: body.boxed() })
         })
     }
 

@@ -88,6 +88,9 @@ struct Bucket {
     server: String,
 }
 
+/// The metadata that holds a note: the header `x-amz-meta-atlas-note`.
+const NOTE: &str = "atlas-note";
+
 impl S3 {
     /// The bucket `bucket` below `prefix`. Nothing is asked yet; the error is about the settings.
     pub fn open(settings: &Settings, bucket: &str, prefix: &str) -> Result<Self, String> {
@@ -120,6 +123,15 @@ impl Bucket {
 
     fn put(&self, key: &ObjectKey, bytes: Bytes) -> PutObjectFluentBuilder {
         self.client.put_object().bucket(&self.name).key(self.path(key)).body(in_memory(bytes))
+    }
+
+    /// Sends `put`, of a body of `length` bytes, if there is no such object.
+    async fn create(&self, put: PutObjectFluentBuilder, key: &ObjectKey, length: usize) -> Result<(), ObjectError> {
+        let put = put.if_none_match("*").customize().config_override(client::limits(attempt(length)));
+        put.send().await.map(drop).map_err(|e| match errors::status(&e) {
+            Some(412) => ObjectError::Exists(format!("`{}/{key}`", self.place())),
+            _ => self.refused("create", key.as_str(), e),
+        })
     }
 
     /// The error for what the server answered to `op` on `key`.
@@ -162,6 +174,7 @@ impl Bucket {
         if part.version.is_some() && part.version != version {
             return Err(wrong("it was replaced meanwhile".to_owned()));
         }
+        let note = answer.metadata.and_then(|mut metadata| metadata.remove(NOTE));
         let place = format!("{}/{key}", self.place());
         let body = stream::try_unfold((answer.body, place, part.from), |(mut body, place, at)| async move {
             match body.next().await {
@@ -175,7 +188,7 @@ impl Bucket {
                 None => Ok(None),
             }
         });
-        Ok(Download { bytes, version, body: Box::pin(body) })
+        Ok(Download { bytes, version, note, body: Box::pin(body) })
     }
 }
 
@@ -210,14 +223,16 @@ impl ObjectStore for S3 {
     }
 
     fn create<'a>(&'a self, key: &'a ObjectKey, bytes: Bytes) -> Pending<'a, Result<(), ObjectError>> {
-        Box::pin(async move {
-            let limits = client::limits(attempt(bytes.len()));
-            let put = self.0.put(key, bytes).if_none_match("*").customize().config_override(limits);
-            put.send().await.map(drop).map_err(|e| match errors::status(&e) {
-                Some(412) => ObjectError::Exists(format!("`{}/{key}`", self.0.place())),
-                _ => self.0.refused("create", key.as_str(), e),
-            })
-        })
+        Box::pin(self.0.create(self.0.put(key, bytes.clone()), key, bytes.len()))
+    }
+
+    fn create_noted<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        bytes: Bytes,
+        note: &'a str,
+    ) -> Pending<'a, Result<(), ObjectError>> {
+        Box::pin(self.0.create(self.0.put(key, bytes.clone()).metadata(NOTE, note), key, bytes.len()))
     }
 
     fn upload<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>> {

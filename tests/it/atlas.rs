@@ -40,6 +40,7 @@ pub fn settings(collectors: &[&str], queries: Vec<Query>) -> Settings {
             store: Globs::all(),
         },
         queries,
+        follow: None,
     }
 }
 

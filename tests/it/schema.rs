@@ -88,6 +88,7 @@ impl Scene {
                 store: Globs::all(),
             },
             queries: Vec::new(),
+            follow: None,
         }
     }
 

@@ -242,6 +242,9 @@ impl Shipper {
             tables: BTreeMap::from_iter(tables),
             engine_version,
             sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
+            gap_from: None,
+            first_observed: None,
+            index: None,
         }
     }
 }

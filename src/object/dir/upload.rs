@@ -94,7 +94,7 @@ impl Inner {
                 return Err(ObjectError::Corrupt(format!("`{}` was not made durable: {e}", self.key)));
             }
             // Syncing the folder is part of this; where only that fails, the name is there and another try syncs again.
-            let named = self.folder.name(&self.temporary, &self.key, Name::Take);
+            let named = self.folder.name(&self.temporary, &self.folder.path(&self.key), Name::Take);
             if named.is_ok() || !self.temporary.exists() {
                 *stage = Stage::Named;
             }

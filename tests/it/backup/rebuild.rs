@@ -47,7 +47,7 @@ fn rebuild<'a>(segments: impl IntoIterator<Item = (&'a Manifest, Vec<u8>)>, into
     for (manifest, plain) in segments {
         match manifest.kind {
             Kind::Full => building.full(manifest, &mut plain.as_slice())?,
-            Kind::Incremental => building.changes(manifest, &mut plain.as_slice())?,
+            _ => building.changes(manifest, &mut plain.as_slice())?,
         }
     }
     building.finish()

@@ -167,7 +167,7 @@ fn restored(bucket: &MemoryStore, chain: &[&atlas_sidecar::backup::Manifest]) ->
         });
         match manifest.kind {
             Kind::Full => pages = pages::pages_of(&plain),
-            Kind::Incremental => pages::apply(&mut pages, &plain, manifest.pages as usize),
+            _ => pages::apply(&mut pages, &plain, manifest.pages as usize),
         }
     }
     pages

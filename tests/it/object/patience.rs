@@ -35,6 +35,9 @@ macro_rules! the_rest_is_refused {
         fn create<'a>(&'a self, _: &'a ObjectKey, _: Bytes) -> Pending<'a, Result<(), ObjectError>> {
             no()
         }
+        fn create_noted<'a>(&'a self, _: &'a ObjectKey, _: Bytes, _: &'a str) -> Pending<'a, Result<(), ObjectError>> {
+            no()
+        }
         fn upload<'a>(&'a self, _: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>> {
             no()
         }
@@ -77,7 +80,7 @@ impl ObjectStore for Strange {
     fn get<'a>(&'a self, _: &'a ObjectKey, _: Part) -> Pending<'a, Result<Download, ObjectError>> {
         Box::pin(async {
             let chunks = (self.chunks)(self.asked.fetch_add(1, Ordering::SeqCst));
-            Ok(Download { bytes: 10, version: self.version.clone(), body: stream::iter(chunks).boxed() })
+            Ok(Download { bytes: 10, version: self.version.clone(), note: None, body: stream::iter(chunks).boxed() })
         })
     }
 

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use atlas_sidecar::clock::Timestamp;
-use atlas_sidecar::object::{Download, Listed, ObjectError, ObjectKey, ObjectStore, PART_BYTES, Page, Part, Upload};
+use atlas_sidecar::object::{
+    Download, Listed, MOST_NOTE_BYTES, ObjectError, ObjectKey, ObjectStore, PART_BYTES, Page, Part, Upload,
+};
 use atlas_sidecar::task::Pending;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream};
@@ -14,7 +16,15 @@ use tokio::sync::Notify;
 /// Objects listed at once: few, so that listings have several pieces.
 const PAGE: usize = 7;
 
-type Objects = Mutex<BTreeMap<String, (Bytes, Timestamp)>>;
+type Objects = Mutex<BTreeMap<String, Object>>;
+
+/// An object: its bytes, when it was stored, and its note.
+#[derive(Clone)]
+struct Object {
+    bytes: Bytes,
+    modified: Timestamp,
+    note: Option<String>,
+}
 
 /// A bucket.
 #[derive(Default)]
@@ -44,7 +54,7 @@ impl MemoryStore {
     }
 
     pub fn bytes(&self, key: &str) -> Option<Bytes> {
-        self.objects.lock().unwrap().get(key).map(|(bytes, _)| bytes.clone())
+        self.objects.lock().unwrap().get(key).map(|object| object.bytes.clone())
     }
 
     pub fn remove(&self, key: &str) {
@@ -57,7 +67,27 @@ impl MemoryStore {
     }
 
     pub fn set(&self, key: &str, bytes: impl Into<Bytes>) {
-        self.objects.lock().unwrap().insert(key.to_owned(), (bytes.into(), tick(&self.clock)));
+        let object = Object { bytes: bytes.into(), modified: tick(&self.clock), note: None };
+        self.objects.lock().unwrap().insert(key.to_owned(), object);
+    }
+
+    /// Sets an object with its note.
+    pub fn set_noted(&self, key: &str, bytes: impl Into<Bytes>, note: &str) {
+        let object = Object { bytes: bytes.into(), modified: tick(&self.clock), note: Some(note.to_owned()) };
+        self.objects.lock().unwrap().insert(key.to_owned(), object);
+    }
+
+    pub fn note(&self, key: &str) -> Option<String> {
+        self.objects.lock().unwrap().get(key).and_then(|object| object.note.clone())
+    }
+
+    fn add(&self, key: &ObjectKey, bytes: Bytes, note: Option<String>) -> Result<(), ObjectError> {
+        let mut objects = self.objects.lock().unwrap();
+        if objects.contains_key(key.as_str()) && !self.ignores_conditions.load(Ordering::SeqCst) {
+            return Err(ObjectError::Exists(key.to_string()));
+        }
+        objects.insert(key.to_string(), Object { bytes, modified: tick(&self.clock), note });
+        Ok(())
     }
 }
 
@@ -80,15 +110,17 @@ impl ObjectStore for MemoryStore {
     }
 
     fn create<'a>(&'a self, key: &'a ObjectKey, bytes: Bytes) -> Pending<'a, Result<(), ObjectError>> {
-        async move {
-            let mut objects = self.objects.lock().unwrap();
-            if objects.contains_key(key.as_str()) && !self.ignores_conditions.load(Ordering::SeqCst) {
-                return Err(ObjectError::Exists(key.to_string()));
-            }
-            objects.insert(key.to_string(), (bytes, tick(&self.clock)));
-            Ok(())
-        }
-        .boxed()
+        async move { self.add(key, bytes, None) }.boxed()
+    }
+
+    fn create_noted<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        bytes: Bytes,
+        note: &'a str,
+    ) -> Pending<'a, Result<(), ObjectError>> {
+        assert!(note.len() <= MOST_NOTE_BYTES && note.bytes().all(|b| (b' '..=b'~').contains(&b)), "{note}");
+        async move { self.add(key, bytes, Some(note.to_owned())) }.boxed()
     }
 
     fn upload<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>> {
@@ -99,12 +131,13 @@ impl ObjectStore for MemoryStore {
 
     fn get<'a>(&'a self, key: &'a ObjectKey, part: Part) -> Pending<'a, Result<Download, ObjectError>> {
         async move {
-            let bytes = self.bytes(key.as_str()).ok_or_else(|| ObjectError::Missing(key.to_string()))?;
+            let there = self.objects.lock().unwrap().get(key.as_str()).cloned();
+            let Object { bytes, note, .. } = there.ok_or_else(|| ObjectError::Missing(key.to_string()))?;
             let length = bytes.len() as u64;
             let to = part.to.unwrap_or(length).min(length);
             let wanted = bytes.slice(part.from as usize..to as usize);
             let pieces: Vec<_> = wanted.chunks(1 << 20).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-            Ok(Download { bytes: length, version: None, body: stream::iter(pieces).boxed() })
+            Ok(Download { bytes: length, version: None, note, body: stream::iter(pieces).boxed() })
         }
         .boxed()
     }
@@ -115,10 +148,10 @@ impl ObjectStore for MemoryStore {
             let mut all = objects
                 .iter()
                 .filter(|(key, _)| key.starts_with(prefix) && from.is_none_or(|from| key.as_str() > from))
-                .map(|(key, (bytes, modified))| Listed {
+                .map(|(key, object)| Listed {
                     key: ObjectKey::ours(key),
-                    bytes: bytes.len() as u64,
-                    modified: *modified,
+                    bytes: object.bytes.len() as u64,
+                    modified: object.modified,
                 });
             let objects: Vec<Listed> = all.by_ref().take(PAGE).collect();
             let next = all.next().and_then(|_| objects.last().map(|o| o.key.to_string()));
@@ -160,7 +193,8 @@ impl Upload for MemoryUpload {
             assert_eq!(parts.keys().copied().collect::<Vec<_>>(), (1..=count).collect::<Vec<_>>());
             assert!(parts.iter().all(|(number, bytes)| *number == count || bytes.len() == PART_BYTES));
             let whole: Vec<u8> = parts.values().flatten().copied().collect();
-            self.objects.lock().unwrap().insert(self.key.clone(), (whole.into(), tick(&self.clock)));
+            let object = Object { bytes: whole.into(), modified: tick(&self.clock), note: None };
+            self.objects.lock().unwrap().insert(self.key.clone(), object);
             Ok(())
         }
         .boxed()
@@ -272,6 +306,15 @@ impl ObjectStore for FaultyStore {
 
     fn create<'a>(&'a self, key: &'a ObjectKey, bytes: Bytes) -> Pending<'a, Result<(), ObjectError>> {
         self.fault.pass(format!("create {key}"), self.inner.create(key, bytes)).boxed()
+    }
+
+    fn create_noted<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        bytes: Bytes,
+        note: &'a str,
+    ) -> Pending<'a, Result<(), ObjectError>> {
+        self.fault.pass(format!("create {key}"), self.inner.create_noted(key, bytes, note)).boxed()
     }
 
     fn upload<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>> {

@@ -46,6 +46,9 @@ fn manifest(position: u64, page_size: u32, pages: u32, sent_pages: u32, digests:
         tables: BTreeMap::new(),
         engine_version: String::new(),
         sidecar_version: String::new(),
+        gap_from: None,
+        first_observed: None,
+        index: None,
     }
 }
 

@@ -125,6 +125,9 @@ impl Destination {
             ),
             engine_version: "3.51.3".to_owned(),
             sidecar_version: "0.1.0".to_owned(),
+            gap_from: None,
+            first_observed: None,
+            index: None,
         };
         self.put(layout::manifest_key(place).as_str(), &manifest.to_bytes());
         self.marks.push(Mark { manifest, image, plain });

@@ -140,6 +140,15 @@ impl ObjectStore for Hindered {
         self.inner.create(key, bytes)
     }
 
+    fn create_noted<'a>(
+        &'a self,
+        key: &'a ObjectKey,
+        bytes: Bytes,
+        note: &'a str,
+    ) -> Pending<'a, Result<(), ObjectError>> {
+        self.inner.create_noted(key, bytes, note)
+    }
+
     fn upload<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>> {
         self.inner.upload(key)
     }
