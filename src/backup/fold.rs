@@ -20,17 +20,37 @@
 //! A segment that is damaged or lost ends a run of segments as a gap does. What is before it and behind it is folded nevertheless, and then the run fails and says which it is: a fold that gave up
 //! there would let thousands of objects gather behind it.
 
+mod proof;
+mod scratch;
+mod sources;
+mod stored;
+mod sweep;
+mod waiting;
+mod weaving;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use self::scratch::Scratch;
+use self::sources::{Sources, download};
+use self::weaving::{Made, PACKED, joined};
 use super::catalog::Catalog;
 use super::codec::{CodecError, Form, Identity};
+use super::layout::object_key;
+use super::ship::stopped;
 use super::tail::Kept;
-use super::{Digest, Manifest, Place, Position, RebuildError, Timeline};
+use super::{Digest, Kind, Manifest, Place, Position, RebuildError, Timeline};
 use crate::clock::Clock;
-use crate::object::{ObjectError, ObjectStore};
+use crate::object::{Listed, ObjectError, ObjectKey, ObjectStore};
 use crate::schedule::{JobContext, JobError};
+
+/// The end of the keys of encrypted objects.
+const ENCRYPTED: &str = ".age";
 
 /// How an engine's logs are made into one. All of it blocks.
 pub trait Weave: Send + Sync {
@@ -188,20 +208,159 @@ impl From<JobError> for FoldError {
 
 impl Fold<'_> {
     /// Folds the live segments that no fine segment covers yet into fine ones; nothing where there is none.
+    ///
+    /// Where one of them is damaged, what is before it and behind it is folded, and then that is the error.
     pub async fn fine(&self, cx: &JobContext) -> Result<Option<Folded>, FoldError> {
-        cx.check()?;
-        Ok(None)
+        let mut unreadable = 0_u64;
+        let runs = waiting::runs(self.catalog, self.timeline, |place, listed| {
+            let readable =
+                self.identity.is_some() || !listed.key.as_str().ends_with(ENCRYPTED) || self.kept.plain(place).is_ok();
+            unreadable += u64::from(!readable);
+            readable
+        });
+        if unreadable > 0 {
+            info!(
+                segments = unreadable,
+                "live segments stay as they are: they are encrypted, and neither an identity nor their plain copies are on this machine"
+            );
+        }
+        let mut waiting: VecDeque<Vec<(Place, &Listed)>> = runs.into();
+        let mut doubted = BTreeSet::new();
+        let (mut folded, mut broken) = (None, None);
+        while let Some(run) = waiting.pop_front() {
+            cx.check()?;
+            let own_copies = !run.iter().any(|(place, _)| doubted.contains(place));
+            let made = match self.limited(cx, self.one_fine(&run, own_copies)).await {
+                Ok(manifest) => {
+                    Folded::add(&mut folded, manifest, run.len());
+                    continue;
+                }
+                Err(FoldError::Damaged { place, why }) if run.iter().any(|(at, _)| *at == place) => (place, why),
+                Err(e) => return Err(e),
+            };
+            let (place, why) = made;
+            // It may be this machine's copy that is damaged.
+            if own_copies && self.readable_from_store(&run) {
+                doubted.insert(place);
+                waiting.push_front(run);
+                continue;
+            }
+            let at = run.iter().position(|(at, _)| *at == place).unwrap_or(0);
+            waiting.extend([&run[..at], &run[at + 1..]].into_iter().filter(|part| !part.is_empty()).map(<[_]>::to_vec));
+            warn!(%place, why, "a live segment cannot be folded");
+            broken.get_or_insert(FoldError::Damaged { place, why });
+        }
+        broken.map_or(Ok(folded), Err)
     }
 
-    /// Merges the fine segments behind the newest merged one, a day of them each; nothing where there are not two.
+    /// Merges the fine segments behind the newest merged one, up to a day of them at a time; nothing where no two of them follow one another.
     pub async fn merged(&self, cx: &JobContext) -> Result<Option<Folded>, FoldError> {
-        cx.check()?;
-        Ok(None)
+        let mut folded = None;
+        for day in waiting::days(self.catalog, self.timeline) {
+            cx.check()?;
+            let day: Vec<Manifest> = day.iter().map(|fine| fine.manifest.clone()).collect();
+            if self.identity.is_none() && day.iter().flat_map(|fine| &fine.object).any(|object| object.encrypted) {
+                info!("fine segments are not merged: they are encrypted, and there is no identity on this machine");
+                return Ok(folded);
+            }
+            let manifest = self.limited(cx, self.one_merged(&day)).await?;
+            Folded::add(&mut folded, manifest, day.len());
+        }
+        Ok(folded)
     }
 
-    /// Deletes live segments that a fine one has covered for two hours, and heartbeats but the newest two.
-    pub async fn sweep(&self, cx: &JobContext) -> Result<Swept, FoldError> {
-        cx.check()?;
-        Ok(Swept::default())
+    /// `work`, as long as the job goes on.
+    async fn limited<T>(
+        &self,
+        cx: &JobContext,
+        work: impl Future<Output = Result<T, FoldError>>,
+    ) -> Result<T, FoldError> {
+        tokio::select! {
+            done = work => done,
+            () = stopped(cx) => Err(FoldError::Stopped),
+        }
+    }
+
+    /// Makes one fine segment of all of `run`.
+    async fn one_fine(&self, run: &[(Place, &Listed)], own_copies: bool) -> Result<Manifest, FoldError> {
+        let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else {
+            return Err(FoldError::Unlike("there is nothing to fold".to_owned()));
+        };
+        let from = Position(first.position.0.saturating_sub(1));
+        let bytes = run.iter().map(|(_, listed)| listed.bytes).sum::<u64>();
+        let scratch = Scratch::new(self.scratch, self.room(bytes))?;
+        let key = self.new_key(*last, Kind::Fine, from)?;
+        let kept = own_copies.then(|| Arc::clone(self.kept));
+        let sources = Sources { store: Arc::clone(self.store), kept };
+        let made = self.weave_fine(run, &sources, &scratch, self.name_of(&key)).await?;
+        self.prove_and_commit(Kind::Fine, from, made, &scratch, &key).await
+    }
+
+    /// Makes one merged segment of `day`.
+    async fn one_merged(&self, day: &[Manifest]) -> Result<Manifest, FoldError> {
+        let (Some(first), Some(last)) = (day.first(), day.last()) else {
+            return Err(FoldError::Unlike("there is nothing to merge".to_owned()));
+        };
+        let from = first.from.unwrap_or(Position(0));
+        let bytes = day.iter().flat_map(|fine| &fine.object).map(|object| object.stored.bytes).sum::<u64>();
+        let scratch = Scratch::new(self.scratch, bytes.saturating_add(self.room(bytes)))?;
+        let key = self.new_key(last.place(), Kind::Merged, from)?;
+        let mut files = Vec::new();
+        for (number, object) in day.iter().flat_map(|fine| &fine.object).enumerate() {
+            let name = format!("source-{number}");
+            files.push(download(self.store.as_ref(), object, &scratch, &name).await?);
+        }
+        let made = self.weave_merged(day, &files, &scratch, self.name_of(&key)).await?;
+        self.prove_and_commit(Kind::Merged, from, made, &scratch, &key).await
+    }
+
+    async fn prove_and_commit(
+        &self,
+        kind: Kind,
+        from: Position,
+        made: Made,
+        scratch: &Scratch,
+        key: &ObjectKey,
+    ) -> Result<Manifest, FoldError> {
+        let (weave, codec, packed) = (self.weave, self.form.codec, scratch.path(PACKED));
+        let proving = spawn_blocking(move || proof::prove(weave, codec, &made, &packed).map(|()| made));
+        let made = joined(proving.await)?;
+        let ready = self.ready(&made, scratch).await?;
+        self.commit(kind, from, &made, &ready, key).await
+    }
+
+    /// Bytes of the disk that folding `bytes` may take: the codec may be another one than that of the sources, which makes up to twice of it; and encrypted, it is there twice.
+    fn room(&self, bytes: u64) -> u64 {
+        bytes.saturating_mul(if self.form.recipients.is_empty() { 2 } else { 4 })
+    }
+
+    /// Whether the store's bytes of all of `run` can be read here.
+    fn readable_from_store(&self, run: &[(Place, &Listed)]) -> bool {
+        self.identity.is_some() || run.iter().all(|(_, listed)| !listed.key.as_str().ends_with(ENCRYPTED))
+    }
+
+    fn new_key(&self, place: Place, kind: Kind, from: Position) -> Result<ObjectKey, FoldError> {
+        let no_word = |e| FoldError::Codec(CodecError::Io(io::Error::other(format!("no random bytes: {e}"))));
+        let word = getrandom::u32().map_err(no_word)?;
+        Ok(object_key(place, kind, Some(from), self.clock.now(), word, self.form.extension()))
+    }
+
+    /// What the packed file calls itself.
+    fn name_of(&self, key: &ObjectKey) -> String {
+        let name = key.as_str().rsplit('/').next().unwrap_or_default();
+        name.strip_suffix(&format!(".{}", self.form.extension())).unwrap_or(name).to_owned()
+    }
+}
+
+impl Folded {
+    /// `manifest`, made of `segments`, is one more.
+    fn add(folded: &mut Option<Self>, manifest: Manifest, segments: usize) {
+        let bytes = manifest.objects().map(|object| object.stored.bytes).sum::<u64>();
+        let before = folded.take();
+        let (made, had, stored) = before.as_ref().map_or((0, 0, 0), |f| (f.made, f.segments, f.bytes));
+        // Parts of a run come later than what is behind it.
+        let newest = before.map(|f| f.manifest).filter(|other| other.to > manifest.to).unwrap_or(manifest);
+        *folded =
+            Some(Self { manifest: newest, made: made + 1, segments: had + segments as u64, bytes: stored + bytes });
     }
 }
