@@ -275,7 +275,7 @@ impl Following {
             let mut seen: u32 = 0;
             frames::read(&log, self.at, to, |_, _| {
                 seen += 1;
-                if seen % 256 == 0 { watch.may_go_on() } else { Ok(()) }
+                if seen.is_multiple_of(256) { watch.may_go_on() } else { Ok(()) }
             })?
         } else {
             // An index that was made anew does not know how long the database is, before something is committed.
