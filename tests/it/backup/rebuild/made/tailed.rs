@@ -189,11 +189,11 @@ impl Destination {
         let key = layout::object_key(place, kind, Some(first.to), last.observed, 7, self.extension());
         let object = self.object(&key, &sealed(packed), &plain);
         let index = (kind == Kind::Fine).then(|| {
-            let end = if self.form.recipient.is_some() { "index.gz.age" } else { "index.gz" };
-            let key = key.as_str().split_once(".wal.").unwrap().0.to_owned() + "." + end;
-            let form = super::Form { zstd: false, ..self.form.clone() };
-            let packed = pack(&form, &lines);
-            Object { codec: Codec::Gzip, ..self.object(&ObjectKey::ours(key), &packed, &lines) }
+            // It tells nothing but times and lengths, and is not encrypted.
+            let key = key.as_str().split_once(".wal.").unwrap().0.to_owned() + ".index.gz";
+            let packed = pack(&super::Form::default(), &lines);
+            let object = self.object(&ObjectKey::ours(key), &packed, &lines);
+            Object { codec: Codec::Gzip, encrypted: false, ..object }
         });
         let manifest = Manifest {
             kind,
