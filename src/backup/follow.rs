@@ -107,8 +107,8 @@ pub struct Parts {
     pub settings: Option<Settings>,
     /// How often.
     pub pace: Pace,
-    /// How segments are folded.
-    pub weave: &'static dyn Weave,
+    /// How segments are folded; nothing where they are not.
+    pub weave: Option<&'static dyn Weave>,
     /// What reads encrypted segments, where that is on this machine.
     pub identity_file: Option<PathBuf>,
     /// What is measured.
@@ -321,7 +321,9 @@ impl Follower {
             match tokio::time::timeout(self.parts.pace.drain, drained).await {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => warn!(why, "the last commits wait in the spool for the next start"),
-                Err(_) => warn!("the destination was too slow for the last commits: they wait in the spool for the next start"),
+                Err(_) => warn!(
+                    "the destination was too slow for the last commits: they wait in the spool for the next start"
+                ),
             }
         }
         end

@@ -40,8 +40,8 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-pub use self::metrics::{METRICS, Metrics};
 use self::ground::Ground;
+pub use self::metrics::{METRICS, Metrics};
 use self::state::State;
 use super::catalog::Catalog;
 use super::claim::{self, ClaimError, Writer};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::super::ship::ground::Ground;
 use super::super::ship::ShipError;
+use super::super::ship::ground::Ground;
 use super::super::tail::{Begun, Kept};
 use super::super::{Kind, Look, Place, Position};
 use super::{End, Follower, Line, tell_going};
@@ -31,7 +31,9 @@ impl Follower {
         let (mut ground, look) = shipper.ground(cx, &mut memory, false).await?;
         let held = self.hold(cx, &mut ground, &look).await;
         shipper.tell_spool().await;
-        if held.is_err() && let Some(tail) = self.tail() {
+        if held.is_err()
+            && let Some(tail) = self.tail()
+        {
             tail.release().await;
         }
         held?;

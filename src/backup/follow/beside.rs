@@ -80,7 +80,8 @@ impl Follower {
     /// Cuts what is there and stores it, in a process in which nobody else does.
     async fn catch_up(&self, cx: &JobContext, line: &mut super::Line) -> Result<Report, ShipError> {
         let entry = self.cut_one(line, What::News).await?;
-        let mut report = Report { words: "nothing was committed since the newest segment".to_owned(), ..Report::default() };
+        let mut report =
+            Report { words: "nothing was committed since the newest segment".to_owned(), ..Report::default() };
         loop {
             cx.check()?;
             let Some((place, _)) = self.known().waiting.front().copied() else { break };
@@ -109,8 +110,7 @@ impl Follower {
         let (segment, encoded, upload) = shipper.land(cx, place, &key).await?;
         let began = Instant::now();
         shipper.read_back(cx, &key, &encoded.stored).await?;
-        let steps =
-            Steps { read: segment.took.read, check: segment.took.check, upload, read_back: began.elapsed() };
+        let steps = Steps { read: segment.took.read, check: segment.took.check, upload, read_back: began.elapsed() };
         if segment.digest_after != live.manifest.digest_after {
             let words = format!(
                 "the full at {place} has the digest {}, the live segments lead to {}: one of them is not the database, and the full is not committed\nhint: `atlas-sidecar backup verify --deep`; commits are not followed until a full was made without the live tail",

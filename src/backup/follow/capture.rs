@@ -231,7 +231,12 @@ impl Follower {
     }
 
     /// Writes stored bytes as they come.
-    async fn write(&self, place: Place, mut draft: Draft, mut stored: mpsc::Receiver<Bytes>) -> Result<Draft, ShipError> {
+    async fn write(
+        &self,
+        place: Place,
+        mut draft: Draft,
+        mut stored: mpsc::Receiver<Bytes>,
+    ) -> Result<Draft, ShipError> {
         while let Some(piece) = stored.recv().await {
             let written = spawn_blocking(move || draft.add(&piece).map(|()| draft)).await;
             draft = written.map_err(std::io::Error::other).flatten().map_err(|e| self.of_spool(place, e))?;

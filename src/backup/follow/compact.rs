@@ -44,11 +44,11 @@ impl Follower {
         };
         let fine = {
             let fold = self.folding(&catalog, timeline)?;
-            fold.as_fold(self).fine(cx).await.map_err(of_fold)?
+            fold.as_fold(self)?.fine(cx).await.map_err(of_fold)?
         };
         let (catalog, _) = if fine.is_some() { self.catalog().await? } else { (catalog, None) };
         let let_go = self.sweep_spool(&catalog, timeline).await?;
-        let swept = self.folding(&catalog, timeline)?.as_fold(self).sweep(cx).await.map_err(of_fold)?;
+        let swept = self.folding(&catalog, timeline)?.as_fold(self)?.sweep(cx).await.map_err(of_fold)?;
         self.parts.shipper.tell_spool().await;
         let mut words = format!(
             "{}; {} live segments and {} heartbeats deleted, {let_go} let go of in the spool",
@@ -70,7 +70,7 @@ impl Follower {
     pub async fn merge(&self, cx: &JobContext) -> Result<Report, ShipError> {
         let (catalog, timeline) = self.catalog().await?;
         let Some(timeline) = timeline else { return Ok(nothing()) };
-        let merged = self.folding(&catalog, timeline)?.as_fold(self).merged(cx).await.map_err(of_fold)?;
+        let merged = self.folding(&catalog, timeline)?.as_fold(self)?.merged(cx).await.map_err(of_fold)?;
         if merged.is_some() {
             self.catalog().await?;
         }
@@ -151,9 +151,10 @@ struct Folding<'a> {
 }
 
 impl Folding<'_> {
-    fn as_fold<'a>(&'a self, of: &'a Follower) -> Fold<'a> {
+    fn as_fold<'a>(&'a self, of: &'a Follower) -> Result<Fold<'a>, ShipError> {
         let parts = &of.parts.shipper.parts;
-        Fold {
+        let none = || ShipError::Failed(format!("segments of {} cannot be folded", parts.source.engine()));
+        Ok(Fold {
             store: &parts.store,
             catalog: self.catalog,
             timeline: self.timeline,
@@ -161,10 +162,10 @@ impl Folding<'_> {
             threads: parts.settings.threads,
             identity: self.identity.as_ref(),
             kept: &self.kept,
-            weave: of.parts.weave,
+            weave: of.parts.weave.ok_or_else(none)?,
             scratch: &self.scratch,
             clock: &parts.clock,
-        }
+        })
     }
 }
 

@@ -21,7 +21,11 @@ use crate::schedule::JobContext;
 
 impl Shipper {
     /// Stores what waits in the spool of live segments, one after another.
-    pub(in crate::backup) async fn deliver_waiting(&self, cx: &JobContext, ground: &mut Ground) -> Result<(), ShipError> {
+    pub(in crate::backup) async fn deliver_waiting(
+        &self,
+        cx: &JobContext,
+        ground: &mut Ground,
+    ) -> Result<(), ShipError> {
         while let Some(place) = ground.waiting.first().copied() {
             cx.check()?;
             let entry = self.deliver_one(&ground.held, ground.conditional, place).await?;

@@ -275,9 +275,9 @@ impl Kept for Spool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::manifest::tests::manifest;
-    use super::super::super::manifest::Content;
     use super::super::super::Kind;
+    use super::super::super::manifest::Content;
+    use super::super::super::manifest::tests::manifest;
     use super::*;
     use crate::clock::Timestamp;
 

@@ -117,7 +117,11 @@ pub(in crate::backup) async fn write_spool(mut file: File, mut stored: mpsc::Rec
 }
 
 /// Sends the bytes that `file` begins with, which must be `content`.
-pub(in crate::backup) async fn read_spool(file: &Path, content: &Content, into: mpsc::Sender<Bytes>) -> Result<(), ShipError> {
+pub(in crate::backup) async fn read_spool(
+    file: &Path,
+    content: &Content,
+    into: mpsc::Sender<Bytes>,
+) -> Result<(), ShipError> {
     let of_spool = |error| ShipError::State { folder: file.to_owned(), error };
     let mut from = File::open(file).await.map_err(of_spool)?.take(content.bytes);
     let (mut sum, mut length) = (Sha256::new(), 0);
@@ -144,7 +148,11 @@ pub(in crate::backup) async fn read_spool(file: &Path, content: &Content, into: 
 }
 
 /// Fetches the object back and looks whether it is `content`.
-pub(in crate::backup) async fn read_back(store: &dyn ObjectStore, key: &ObjectKey, content: &Content) -> Result<(), ShipError> {
+pub(in crate::backup) async fn read_back(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    content: &Content,
+) -> Result<(), ShipError> {
     let mut download = store.get(key, Part::default()).await?;
     let (mut sum, mut length) = (Sha256::new(), 0);
     while let Some(piece) = download.body.next().await {

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::super::catalog::{Catalog, Claim, Entry};
 use super::super::claim::{self, About, Held, Standing, Tip};
-use super::super::follow::spool::Spool;
 use super::super::manifest::Sum;
 use super::super::{Adopted, Kind, Look, Manifest, Place, Position, Soundness, Timeline};
 use super::state::Pending;
@@ -40,7 +39,9 @@ impl Ground {
         let position = match (&self.tip, highest) {
             (Some(tip), highest) => highest.map_or(tip.manifest.to, |highest| highest.max(tip.manifest.to)).next(),
             (None, None) => Position(1),
-            (None, Some(highest)) if self.catalog.live.is_empty() && self.catalog.folds.is_empty() => highest.next().next(),
+            (None, Some(highest)) if self.catalog.live.is_empty() && self.catalog.folds.is_empty() => {
+                highest.next().next()
+            }
             (None, Some(highest)) => Position(highest.0 + LEFT_OUT),
         };
         Place { timeline, position }
@@ -202,7 +203,9 @@ impl Shipper {
 
     /// The words of the live segment at `place`, where there is one, among the catalog's.
     pub(in crate::backup) async fn read_note(&self, catalog: &mut Catalog, place: Place) -> Result<(), ShipError> {
-        let Some(listed) = catalog.live.get(&place).filter(|_| !catalog.notes.contains_key(&place)) else { return Ok(()) };
+        let Some(listed) = catalog.live.get(&place).filter(|_| !catalog.notes.contains_key(&place)) else {
+            return Ok(());
+        };
         let first = Part { to: Some(1), ..Part::default() };
         let note = match self.parts.store.get(&listed.key, first).await {
             Ok(download) => download.note.unwrap_or_default(),

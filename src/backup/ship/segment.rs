@@ -212,14 +212,24 @@ impl Shipper {
         Ok(Steps { upload, read_back: began.elapsed(), ..Steps::default() })
     }
 
-    pub(in crate::backup) async fn read_back(&self, cx: &JobContext, key: &ObjectKey, content: &Content) -> Result<(), ShipError> {
+    pub(in crate::backup) async fn read_back(
+        &self,
+        cx: &JobContext,
+        key: &ObjectKey,
+        content: &Content,
+    ) -> Result<(), ShipError> {
         tokio::select! {
             read = read_back(self.parts.store.as_ref(), key, content) => read,
             () = stopped(cx) => Err(ShipError::Stopped),
         }
     }
 
-    pub(in crate::backup) fn new_key(&self, place: Place, kind: Kind, from: Option<Position>) -> Result<ObjectKey, ShipError> {
+    pub(in crate::backup) fn new_key(
+        &self,
+        place: Place,
+        kind: Kind,
+        from: Option<Position>,
+    ) -> Result<ObjectKey, ShipError> {
         let form = self.parts.settings.form.extension();
         Ok(object_key(place, kind, from, self.parts.clock.now(), word()?, form))
     }
