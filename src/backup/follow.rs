@@ -60,11 +60,15 @@ use crate::task::caught;
 /// Segments that may wait before cutting waits for them.
 const FEW: usize = 3;
 
-/// `[backup.sqlite]`, as far as shipping is concerned.
+/// `[backup.sqlite]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// From one segment to the next.
-    pub interval: Duration,
+    /// From one segment to the next; nothing where commits are not followed.
+    pub interval: Option<Duration>,
+    /// Whether a database with a rollback journal is given a write-ahead log.
+    pub convert_to_wal: bool,
+    /// How long the database's own log may become before it is let go.
+    pub log_max: u64,
     /// How much of the state directory's disk live segments may take.
     pub spool_max: u64,
 }
@@ -103,8 +107,8 @@ impl Default for Pace {
 pub struct Parts {
     /// Who ships fulls and increments.
     pub shipper: Arc<Shipper>,
-    /// How commits are followed; nothing where they are not.
-    pub settings: Option<Settings>,
+    /// How commits are followed.
+    pub settings: Settings,
     /// How often.
     pub pace: Pace,
     /// How segments are folded; nothing where they are not.
@@ -352,7 +356,7 @@ impl Follower {
     }
 
     fn tail(&self) -> Option<&dyn Tail> {
-        self.parts.settings.and_then(|_| self.parts.shipper.parts.source.tail())
+        self.parts.settings.interval.and_then(|_| self.parts.shipper.parts.source.tail())
     }
 
     /// Tells how far the store is behind.
@@ -373,7 +377,7 @@ impl Follower {
 
     /// How long after a look at the database there may be another one.
     fn unseen(&self) -> Duration {
-        self.parts.settings.map_or(Duration::ZERO, |settings| settings.interval * 2 + Duration::from_secs(1))
+        self.parts.settings.interval.unwrap_or_default() * 2 + Duration::from_secs(1)
     }
 }
 

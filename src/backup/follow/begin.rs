@@ -45,7 +45,7 @@ impl Follower {
         let Some(tail) = self.tail() else { return Err(End::Unsupported("its commits cannot be followed".to_owned())) };
         let shipper = &self.parts.shipper;
         // Where it is about to be full, it would be so again at once.
-        if self.parts.settings.is_some_and(|settings| shipper.spool.bytes() > settings.spool_max / 2) {
+        if shipper.spool.bytes() > self.parts.settings.spool_max / 2 {
             shipper.deliver_waiting(cx, ground).await?;
         }
         for _ in 0..TRIES {
@@ -121,7 +121,7 @@ impl Follower {
         let uploads = {
             let mut known = self.known();
             known.going = true;
-            known.wanted = self.parts.settings.is_some();
+            known.wanted = true;
             known.looked = known.looked.max(tip.manifest.observed);
             known.waiting = row;
             known.uploading = None;

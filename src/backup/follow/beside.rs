@@ -44,6 +44,16 @@ impl Follower {
         shipped.map(|shipped| Report::of(&shipped))
     }
 
+    /// Says what would be shipped, and changes nothing.
+    pub async fn preview_of(&self, want: Want) -> Result<String, ShipError> {
+        match want {
+            Want::Changes if self.known().going => {
+                Ok("commits are followed: what was shipped of them would be merged".to_owned())
+            }
+            want => self.parts.shipper.preview(want).await,
+        }
+    }
+
     /// Ships what changed: what was folded is merged while commits are followed, and otherwise the difference.
     pub async fn incremental(&self, cx: &JobContext) -> Result<Report, ShipError> {
         let mut line = self.line.lock().await;

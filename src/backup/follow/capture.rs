@@ -42,7 +42,7 @@ struct Raw {
 impl Follower {
     /// Cuts at the interval and tends, until `stop` or until the database is lost.
     pub(super) async fn capture(&self, stop: &CancellationToken) -> End {
-        let Some(settings) = self.parts.settings else { return End::Stopped };
+        let Some(interval) = self.parts.settings.interval else { return End::Stopped };
         let (mut due, mut failing) = (Instant::now(), None);
         loop {
             let wait = self.parts.pace.tend.min(due.saturating_duration_since(Instant::now()));
@@ -53,7 +53,7 @@ impl Follower {
             let Some(line) = line.as_mut() else { return End::Lost("the line of segments was let go".to_owned()) };
             let mut done = Ok(());
             if due <= Instant::now() {
-                due = Instant::now() + settings.interval;
+                due = Instant::now() + interval;
                 if self.may_cut(line) {
                     done = self.cut_some(line).await;
                 }
@@ -107,8 +107,7 @@ impl Follower {
 
     /// Where the spool is about to be full of what the store has already, that is let go; where it is full of what it has not, no more is cut.
     async fn make_room(&self, line: &mut Line) -> Result<(), ShipError> {
-        let (Some(settings), spool) = (self.parts.settings, &self.parts.shipper.spool) else { return Ok(()) };
-        let full = settings.spool_max;
+        let (full, spool) = (self.parts.settings.spool_max, &self.parts.shipper.spool);
         if spool.bytes() <= full / 2 {
             return Ok(());
         }
