@@ -35,11 +35,11 @@ impl Covering<'_> {
 }
 
 /// The live segments that no fine one covers and that `readable` says can be read: consecutive ones together, cut where they are too many.
-pub(super) fn runs<'a>(
-    catalog: &'a Catalog,
+pub(super) fn runs(
+    catalog: &Catalog,
     timeline: Timeline,
     mut readable: impl FnMut(Place, &Listed) -> bool,
-) -> Vec<Vec<(Place, &'a Listed)>> {
+) -> Vec<Vec<(Place, &Listed)>> {
     let covering = Covering(fines(catalog, timeline).map(|entry| &entry.manifest).collect());
     let mut runs: Vec<Vec<(Place, &Listed)>> = Vec::new();
     let mut bytes = 0;
