@@ -15,10 +15,11 @@ const MOST_BYTES: u64 = 4 << 30;
 /// How much time a merged segment goes over.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The fine segments of `timeline` that can be read, as far as a listing tells, in the order of their ends.
+/// The fine segments of `timeline` that can be read with all their marks, as far as a listing tells, in the order of their ends.
 pub(super) fn fines(catalog: &Catalog, timeline: Timeline) -> impl Iterator<Item = &Entry> {
     let of_timeline = catalog.folds.iter().filter(move |((place, _), _)| place.timeline == timeline);
-    of_timeline.filter(|((_, kind), entry)| *kind == Kind::Fine && entry.fault().is_none()).map(|(_, entry)| entry)
+    let whole = |entry: &Entry| entry.fault().is_none() && entry.index_fault().is_none();
+    of_timeline.filter(move |((_, kind), entry)| *kind == Kind::Fine && whole(entry)).map(|(_, entry)| entry)
 }
 
 /// Fine segments of a timeline, in the order of their ends.
@@ -34,11 +35,11 @@ impl Covering<'_> {
 }
 
 /// The live segments that no fine one covers and that `readable` says can be read: consecutive ones together, cut where they are too many.
-pub(super) fn runs<'a>(
-    catalog: &'a Catalog,
+pub(super) fn runs(
+    catalog: &Catalog,
     timeline: Timeline,
     mut readable: impl FnMut(Place, &Listed) -> bool,
-) -> Vec<Vec<(Place, &'a Listed)>> {
+) -> Vec<Vec<(Place, &Listed)>> {
     let covering = Covering(fines(catalog, timeline).map(|entry| &entry.manifest).collect());
     let mut runs: Vec<Vec<(Place, &Listed)>> = Vec::new();
     let mut bytes = 0;

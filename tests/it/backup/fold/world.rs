@@ -133,10 +133,6 @@ impl World {
         world
     }
 
-    pub fn pages(&self) -> usize {
-        self.image.len() / PAGE
-    }
-
     /// The store's clock goes on as well.
     pub fn pass(&self, span: Duration) {
         self.clock.set(self.clock.now().after(span));
@@ -344,18 +340,8 @@ impl World {
         let mut at = full.base();
         for (manifest, plain) in segments {
             assert!(manifest.from <= Some(at.place.position) && at.place.position < manifest.to, "{manifest:?}");
-            let (from, digest_before) = (Some(at.place.position), Some(at.digest));
             at = manifest.base();
-            // Laid over a state between its ends, as it may be.
-            let laid = Manifest {
-                kind: Kind::Incremental,
-                from,
-                digest_before,
-                index: None,
-                first_observed: None,
-                ..manifest
-            };
-            building.changes(&laid, &mut plain.as_slice())?;
+            building.changes(&manifest, &mut plain.as_slice())?;
         }
         building.finish()?;
         Ok(std::fs::read(file).unwrap())
