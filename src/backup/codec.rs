@@ -33,7 +33,7 @@ mod zstd;
 use std::io;
 
 pub use age::{Identity, Recipient};
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, decode_beginning};
 pub use encode::encode;
 
 use super::manifest::{Codec, Content};
