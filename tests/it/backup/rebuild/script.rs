@@ -6,11 +6,10 @@ use std::sync::OnceLock;
 
 use atlas_sidecar::backup::plan::Moment;
 use atlas_sidecar::backup::{Kind, Manifest, layout};
-use flate2::read::MultiGzDecoder;
 
+use super::LIFE;
 use super::made::tailed::tailed;
 use super::made::{Destination, Form, destination, feed, images};
-use super::{LIFE, rebuild, unpacked};
 use crate::backup::restore as by_program;
 use crate::support::run;
 
