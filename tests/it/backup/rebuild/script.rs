@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use atlas_sidecar::backup::plan::Moment;
 use atlas_sidecar::backup::{Kind, Manifest, layout};
 
 use super::LIFE;
 use super::made::tailed::tailed;
 use super::made::{Destination, Form, destination, feed, images};
+use crate::backup::restore as by_program;
 use crate::support::run;
 
 /// A shell, and where it finds programs.
@@ -211,15 +213,32 @@ fn it_says_how_it_is_used() {
     assert!(said.contains("use the restore.sh that lies in it"), "{said}");
 }
 
-/// Seven live segments of two seconds' worth of everything, with folds and without; see [`tailed`].
+/// A life that was followed; see [`tailed`].
 fn with_a_tail(folder: &Path, form: Form) -> Destination {
     let mut made = Destination::new(folder.join("backups"));
     made.form = form;
     tailed(&mut made, images(folder, 1024, 1, LIFE));
+    by_program::claim(&made, 1, None);
     made
 }
 
-/// Restores every mark by the script, and compares it with the database there.
+/// Restores every mark by the script and by the program, and compares it with the database there.
+fn both_ways_to_every_mark(shell: &Shell, made: &Destination) {
+    every_mark(shell, made, &[]);
+    let target = made.folder.parent().unwrap().join("ours.db");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for mark in &made.marks {
+        let (store, at) = (by_program::store(made), Moment::At(mark.manifest.observed));
+        let place = mark.manifest.place();
+        runtime
+            .block_on(by_program::restore(&store, at, &target, None))
+            .unwrap_or_else(|e| panic!("our way to {place}: {e}"));
+        assert!(std::fs::read(&target).unwrap() == mark.image, "our way to {place}");
+        std::fs::remove_file(&target).unwrap();
+    }
+}
+
+/// Restores every mark by the script.
 fn every_mark(shell: &Shell, made: &Destination, environment: &[(&str, &str)]) {
     let target = made.folder.parent().unwrap().join("restored.db");
     for mark in &made.marks {
@@ -243,24 +262,24 @@ fn every_mark(shell: &Shell, made: &Destination, environment: &[(&str, &str)]) {
 fn a_live_tail_is_restored_at_every_mark_however_it_was_folded() {
     let folder = tempfile::tempdir().unwrap();
     let made = with_a_tail(folder.path(), Form::default());
-    every_mark(&BUSYBOX, &made, &[]);
+    both_ways_to_every_mark(&BUSYBOX, &made);
     // Over the full at position 5.
     let first = made.fold(Kind::Fine, 0, 2, None);
     made.fold(Kind::Fine, 2, 6, Some(&first));
-    every_mark(&DASH, &made, &[]);
+    both_ways_to_every_mark(&DASH, &made);
     made.sweep(1..=3);
-    every_mark(&DASH, &made, &[]);
+    both_ways_to_every_mark(&DASH, &made);
     made.sweep(4..=6);
     made.write_all_sums();
-    every_mark(&BUSYBOX, &made, &[]);
+    both_ways_to_every_mark(&BUSYBOX, &made);
     made.fold(Kind::Merged, 0, 5, None);
     made.fold(Kind::Fine, 7, 10, None);
     made.fold(Kind::Merged, 7, 9, None);
     made.sweep(8..=9);
-    every_mark(&DASH, &made, &[]);
+    both_ways_to_every_mark(&DASH, &made);
     // Without the full in the middle, folds lead over it.
     std::fs::remove_file(made.folder.join("t000001/0000000005.json")).unwrap();
-    every_mark(&DASH, &made, &[]);
+    both_ways_to_every_mark(&DASH, &made);
 }
 
 #[test]
