@@ -1,6 +1,7 @@
 //! Crashes at every side effect, and answers that are lost (H31).
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 use super::{World, lives, primaries, sound};
 use crate::support::memory_store::{Fate, Fault, MemoryStore};
@@ -18,9 +19,15 @@ async fn some_commits(world: &World, fault: &Arc<Fault>) -> bool {
         () = work => true,
         () = fault.reached.notified() => false,
     };
-    match survived {
-        true => process.end().await,
-        false => process.die().await,
+    process.stop.cancel();
+    let mut process = process;
+    let survived = survived
+        && tokio::select! {
+            ended = &mut process.task => ended.is_ok(),
+            () = fault.reached.notified() => false,
+        };
+    if !survived {
+        process.die().await;
     }
     survived
 }
@@ -67,9 +74,12 @@ async fn lost_answers_change_nothing() {
     for bucket in [MemoryStore::new(), MemoryStore::ignoring_conditions()] {
         let world = World::new(&bucket, "a");
         world.first_full().await;
-        let fault = Fault::new(|number, what| match what.starts_with("create t0") && number % 2 == 0 {
-            true => Fate::Unanswered,
-            false => Fate::Done,
+        let asked = Mutex::new(BTreeSet::new());
+        let fault = Fault::new(move |_, what| {
+            match what.starts_with("create t0") && asked.lock().unwrap().insert(what.to_owned()) {
+                true => Fate::Unanswered,
+                false => Fate::Done,
+            }
         });
         assert!(some_commits(&world, &fault).await);
         assert_eq!(lives(&bucket), 3);

