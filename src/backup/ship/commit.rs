@@ -36,8 +36,7 @@ impl Shipper {
         self.state.hold(&ground.held).await?;
         self.state.clear_spool().await?;
         self.adopt_committed(&manifest).await;
-        let listed_bytes = manifest.object.as_ref().map(|object| object.stored.bytes);
-        let entry = Entry { manifest: manifest.clone(), sha256, listed_bytes };
+        let entry = Entry::committed(manifest.clone(), sha256);
         ground.tip = Some(entry.clone());
         ground.catalog.entries.insert(place, entry);
         if let Err(error) = papers::keep_sums(store, &ground.catalog).await {
