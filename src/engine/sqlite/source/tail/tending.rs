@@ -156,9 +156,8 @@ impl Following {
         [writer, checkpointer]: &mut [SqliteConnection; 2],
     ) -> Result<Duration, SourceError> {
         let mark = commit_of(&self.hold.pin.state)?.frames;
-        eprintln!("DEBUG {:?}", passive(checkpointer).await?);
+        passive(checkpointer).await?;
         let handed = self.hand_over(database).await?;
-        eprintln!("DEBUG {handed:?} mark {mark} mem {}", self.memory.bytes());
         let Some(header) = self.hold.header()? else { return Ok(Duration::ZERO) };
         if handed == Handed::Anew || length(&header) <= LONG || self.somebody_reads(mark) || !self.fits(&header) {
             return Ok(Duration::ZERO);
