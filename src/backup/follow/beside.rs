@@ -27,6 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 impl Follower {
     /// Ships the whole database.
     pub async fn full(&self, cx: &JobContext) -> Result<Report, ShipError> {
+        self.unfenced()?;
         let fixed = {
             let mut line = self.line.lock().await;
             match line.as_mut() {
@@ -56,6 +57,7 @@ impl Follower {
 
     /// Ships what changed: what was folded is merged while commits are followed, and otherwise the difference.
     pub async fn incremental(&self, cx: &JobContext) -> Result<Report, ShipError> {
+        self.unfenced()?;
         let mut line = self.line.lock().await;
         if line.is_some() {
             drop(line);
@@ -76,14 +78,29 @@ impl Follower {
             Err(End::Lost(why)) => Err(ShipError::Failed(why)),
             Err(End::Failed(e)) => Err(e),
         };
-        self.again.notify_one();
+        if caught_up.is_ok() {
+            self.again.notify_one();
+        }
         caught_up
+    }
+
+    /// Whoever saw another writer while it followed commits does not write beside him until somebody has looked and started it anew.
+    fn unfenced(&self) -> Result<(), ShipError> {
+        self.known().fenced.clone().map_or(Ok(()), |who| Err(ShipError::Fenced(who)))
     }
 
     /// Without the tail; afterwards there is something that it can begin at.
     async fn alone(&self, cx: &JobContext, want: Want) -> Result<Report, ShipError> {
+        // Where what is known of the pages is in doubt, an increment by it would be, too.
+        let want = if self.known().doubt.is_some() { Want::Full } else { want };
         let shipped = self.parts.shipper.ship(cx, want).await;
-        self.again.notify_one();
+        if want == Want::Full && shipped.is_ok() {
+            self.known().doubt = None;
+        }
+        // Only then is there something new to begin at: whoever asked for a full that fails must not ask again at once.
+        if shipped.is_ok() {
+            self.again.notify_one();
+        }
         shipped.map(|shipped| Report::of(&shipped))
     }
 
@@ -127,7 +144,8 @@ impl Follower {
                 segment.digest_after, live.manifest.digest_after
             );
             error!(%place, full = %segment.digest_after, live = %live.manifest.digest_after, "a full and the live segments differ");
-            self.let_go_of(&mut *self.line.lock().await).await;
+            self.known().doubt = Some(format!("the full at {place} and the live segments differ"));
+            self.let_go().await;
             return Err(ShipError::Failed(words));
         }
         self.until_durable(cx, place).await?;
@@ -161,9 +179,7 @@ impl Follower {
             if durable.borrow().is_some_and(|durable| durable.timeline == place.timeline && durable >= place) {
                 return Ok(());
             }
-            if let Some(who) = self.known().fenced.clone() {
-                return Err(ShipError::Fenced(who));
-            }
+            self.unfenced()?;
             cx.check()?;
             let mut durable = durable.clone();
             tokio::select! {
