@@ -65,12 +65,12 @@ pub trait Weave: Send + Sync {
     /// Begins a log to which transactions are added as they are.
     fn fine<'a>(&self, head: &Head, to: Box<dyn Write + 'a>) -> io::Result<Box<dyn Weaving + 'a>>;
 
-    /// Writes a log of one transaction with the newest version of each page of `count` logs that follow one another. `open` opens one of them, from 0, and is asked twice for each.
+    /// Writes a log of one transaction with the newest version of each page of `count` logs that follow one another. `nth` gives one of them, from 0, and is asked twice for each.
     fn merged(
         &self,
         head: &Head,
         count: usize,
-        open: &mut dyn FnMut(usize) -> io::Result<Box<dyn Read>>,
+        nth: &mut dyn FnMut(usize) -> io::Result<Box<dyn Read>>,
         to: Box<dyn Write + '_>,
     ) -> Result<Woven, RebuildError>;
 

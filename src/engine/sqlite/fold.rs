@@ -34,10 +34,10 @@ impl Weave for Logs {
         &self,
         head: &Head,
         count: usize,
-        open: &mut dyn FnMut(usize) -> io::Result<Box<dyn Read>>,
+        nth: &mut dyn FnMut(usize) -> io::Result<Box<dyn Read>>,
         to: Box<dyn Write + '_>,
     ) -> Result<Woven, RebuildError> {
-        let (newest, pages) = newest_versions(head, count, open)?;
+        let (newest, pages) = newest_versions(head, count, nth)?;
         let mut left = newest.keys().filter(|number| **number <= pages).count();
         if left == 0 {
             return Err(RebuildError::Damaged("the logs have no page of the database that they lead to".to_owned()));
@@ -45,7 +45,7 @@ impl Weave for Logs {
         let mut out = Out::begin(head, to)?;
         let mut at = 0;
         for index in 0..count {
-            let mut log = WalReader::new(open(index)?).map_err(told)?;
+            let mut log = WalReader::new(nth(index)?).map_err(told)?;
             while let Some(Frame { number, page, .. }) = log.next_frame().map_err(told)? {
                 at += 1;
                 if number <= pages && newest.get(&number) == Some(&at) {
@@ -77,11 +77,11 @@ impl Weave for Logs {
 fn newest_versions(
     head: &Head,
     count: usize,
-    open: &mut dyn FnMut(usize) -> io::Result<Box<dyn Read>>,
+    nth: &mut dyn FnMut(usize) -> io::Result<Box<dyn Read>>,
 ) -> Result<(HashMap<u32, u64>, u32), RebuildError> {
     let (mut newest, mut pages, mut at) = (HashMap::new(), 0, 0);
     for index in 0..count {
-        let mut log = WalReader::new(open(index)?).map_err(told)?;
+        let mut log = WalReader::new(nth(index)?).map_err(told)?;
         if log.header().page_size != head.page_size {
             return Err(RebuildError::Damaged("a log has pages of another size".to_owned()));
         }

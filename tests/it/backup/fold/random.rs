@@ -86,12 +86,12 @@ async fn play(events: Vec<Event>, form: usize, keeps: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     /// Every state comes back to the byte from what was folded alone, whatever was folded when.
     #[test]
     fn every_mark_comes_back_from_folds_alone(
-        events in proptest::collection::vec(event(), 1..40), form in 0_usize..4, keeps in any::<bool>(),
+        events in proptest::collection::vec(event(), 1..30), form in 0_usize..4, keeps in any::<bool>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(play(events, form, keeps));
