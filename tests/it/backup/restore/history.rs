@@ -26,6 +26,8 @@ pub struct Seen {
     pub image: Vec<u8>,
     /// Commits before it could not be followed since then.
     pub gap_from: Option<Timestamp>,
+    /// Of the manifest or the note that tells of it.
+    sum: Option<Sum>,
 }
 
 /// A live segment, and the pages in it.
@@ -106,7 +108,7 @@ impl History {
         self.claim(Some(from));
         self.image = self.seen[from].image.clone();
         self.folds.clear();
-        self.previous = None;
+        self.previous = self.seen[from].sum.clone();
         self.full();
     }
 
@@ -146,7 +148,7 @@ impl History {
     }
 
     fn see(&mut self, place: Place, observed: Timestamp, gap_from: Option<Timestamp>) {
-        self.seen.push(Seen { place, observed, image: self.image.clone(), gap_from });
+        self.seen.push(Seen { place, observed, image: self.image.clone(), gap_from, sum: self.previous.clone() });
     }
 
     fn manifest(
