@@ -530,3 +530,6 @@ fn cut_of(made: Made, state: &State, observed: Timestamp, read: Duration) -> Cut
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
