@@ -107,7 +107,7 @@ impl Scene {
         self.tip = Base { place: place(position), digest: segment.digest_after };
     }
 
-    /// As after a restart of the sidecar; `killed` leaves it no time to close anything.
+    /// As after a restart of the sidecar.
     async fn restarted(self) -> Self {
         self.source.release().await;
         self.database.close().await;
