@@ -32,7 +32,10 @@ const FOLLOW: Follow = Follow { log_max: 1 << 30, convert_to_wal: false };
 
 /// Segments that are kept: what a spool is.
 #[derive(Default)]
-struct Spool(Mutex<BTreeMap<Place, (Manifest, String, Vec<u8>)>>);
+struct Spool(Mutex<BTreeMap<Place, Spooled>>);
+
+/// What it is, where it ends in the log, and its plain bytes.
+type Spooled = (Manifest, String, Vec<u8>);
 
 impl Kept for Spool {
     fn behind(&self, place: Place) -> io::Result<Vec<(Manifest, String)>> {
@@ -107,7 +110,7 @@ impl Scene {
         self.tip = Base { place: place(position), digest: segment.digest_after };
     }
 
-    /// As after a restart of the sidecar; `killed` leaves it no time to close anything.
+    /// As after a restart of the sidecar.
     async fn restarted(self) -> Self {
         self.source.release().await;
         self.database.close().await;
