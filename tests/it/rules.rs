@@ -214,7 +214,8 @@ fn runbooks_get_an_address_as_the_readme_tells() {
     promtool(&["check", "rules", file.to_str().unwrap()]);
 }
 
-/// The example scrapes a real sidecar that makes backups: every rule is evaluated without an error, what it asks for has series, and no alert is even pending.
+/// The example scrapes a real sidecar that makes backups: every rule is evaluated without an error, what it asks for has series, and no alert is even
+/// pending; until the sidecar ends.
 #[test]
 fn a_healthy_sidecar_raises_no_alert() {
     let scratch = tempfile::tempdir().unwrap();
@@ -242,12 +243,20 @@ fn a_healthy_sidecar_raises_no_alert() {
     // The name of a job is no longer called `job`, and matching by it works: a rule that asks by it sees this series.
     let full = "atlas_sidecar_job_running{job=\"atlas-sidecar\",exported_job=\"backup-full\"}";
     wait_for("the job", Duration::from_secs(30), || prometheus.query(full)?.pop());
-    wait_for("no alert", Duration::from_secs(60), || {
+    // An evaluation that has seen all of these series: each rule was evaluated twice from here on.
+    let mut seen = BTreeSet::new();
+    wait_for("two evaluations without an alert", Duration::from_secs(60), || {
         let rules = rules(&prometheus)?;
         let raised = |rule: &&Value| rule["alerts"].as_array().is_some_and(|alerts| !alerts.is_empty());
         // The disk of this machine is not the sidecar's matter.
         let raised = rules.iter().filter(raised).filter(|rule| word(rule, "name") != "AtlasSidecarDiskFilling").count();
-        Some(()).filter(|()| raised == 0)
+        seen.insert(rules.iter().map(|rule| word(rule, "lastEvaluation").to_owned()).min()?);
+        Some(()).filter(|()| raised == 0 && seen.len() > 2)
     });
     assert_eq!(sidecar.stop(), 0);
+    wait_for("the alert about a sidecar that is away", Duration::from_secs(60), || {
+        let rules = rules(&prometheus)?;
+        let down = rules.iter().find(|rule| word(rule, "name") == "AtlasSidecarDown")?;
+        Some(()).filter(|()| down["alerts"][0]["labels"]["instance"].is_string())
+    });
 }
