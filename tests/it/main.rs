@@ -18,6 +18,7 @@ mod pages;
 mod postgres;
 mod prometheus;
 mod roll_up;
+mod rules;
 mod running;
 mod schedule;
 mod schema;

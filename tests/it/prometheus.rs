@@ -203,19 +203,25 @@ impl Drop for Running {
     }
 }
 
-struct Prometheus {
+/// A real Prometheus on a port of its own.
+pub struct Prometheus {
     _running: Running,
-    address: SocketAddr,
+    pub address: SocketAddr,
 }
 
 impl Prometheus {
     fn start(folder: &Path, target: SocketAddr) -> Self {
-        let address = free_address();
         let config = folder.join("prometheus.yml");
         let text = format!(
             "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: sidecar\n  static_configs:\n  - targets: ['{target}']\n"
         );
         std::fs::write(&config, text).unwrap();
+        Self::start_with(folder, &config)
+    }
+
+    /// One with a configuration of the caller's; what it keeps and says goes to `folder`.
+    pub fn start_with(folder: &Path, config: &Path) -> Self {
+        let address = free_address();
         let running = Running::start(
             Command::new("prometheus")
                 .arg(format!("--config.file={}", config.display()))
@@ -227,7 +233,7 @@ impl Prometheus {
     }
 
     /// The results of an instant query: labels and value of each.
-    fn query(&self, query: &str) -> Option<Vec<(Value, f64)>> {
+    pub fn query(&self, query: &str) -> Option<Vec<(Value, f64)>> {
         let path = format!("/api/v1/query?query={}", percent(query));
         let answer: Value = serde_json::from_str(&get(self.address, &path)?.text()).ok()?;
         let results = answer["data"]["result"].as_array()?;

@@ -32,6 +32,12 @@ const SUCCESS: Desc = Desc {
     unit: "seconds",
     help: "When the job last did its work, over restarts; alert where this is older than a few of its intervals.",
 };
+const FAILED: Desc = Desc {
+    name: "atlas_sidecar_job_last_run_failed",
+    kind: Kind::Gauge,
+    unit: "1",
+    help: "1 if the job's last run failed, took too long or was lost with its sidecar, over restarts; the next run that ends well makes it 0. See `jobs list` and the log for why.",
+};
 const DURATION: Desc = Desc {
     name: "atlas_sidecar_job_last_duration_seconds",
     kind: Kind::Gauge,
@@ -77,13 +83,14 @@ const ROWS: Desc = Desc {
 
 /// What this module measures of itself.
 pub const METRICS: &[&Desc] =
-    &[&TICK, &TICKS, &DOUBT, &SUCCESS, &DURATION, &RUNNING, &NEXT, &PAUSED, &MISSED, &RUNS, &ROWS];
+    &[&TICK, &TICKS, &DOUBT, &SUCCESS, &FAILED, &DURATION, &RUNNING, &NEXT, &PAUSED, &MISSED, &RUNS, &ROWS];
 
 pub(super) struct Metrics {
     tick: Gauge,
     ticks: IntCounterVec,
     doubt: IntGauge,
     success: GaugeVec,
+    failed: GaugeVec,
     duration: GaugeVec,
     running: GaugeVec,
     next: GaugeVec,
@@ -101,6 +108,7 @@ impl Metrics {
             ticks: telemetry::counters(registry, &TICKS, &["cause"]),
             doubt: telemetry::int_gauge(registry, &DOUBT),
             success: gauges(&SUCCESS),
+            failed: gauges(&FAILED),
             duration: gauges(&DURATION),
             running: gauges(&RUNNING),
             next: gauges(&NEXT),
@@ -135,6 +143,7 @@ impl Metrics {
         }
         if let Some(last) = &standing.last {
             self.duration.with_label_values(&[job]).set(last.end.took.as_secs_f64());
+            self.how(job, last.end.ended);
         }
         self.paused(job, standing.paused.is_some());
         // There from the start, so that the first one is an increase.
@@ -164,14 +173,25 @@ impl Metrics {
         self.runs.with_label_values(&[job, end.ended.word()]).inc();
         self.rows.with_label_values(&[job]).inc_by(end.rows);
         self.duration.with_label_values(&[job]).set(end.took.as_secs_f64());
+        self.how(job, end.ended);
         if end.ended == Ended::Success {
             self.success.with_label_values(&[job]).set(end.at.seconds());
         }
     }
 
+    fn how(&self, job: &str, ended: Ended) {
+        let failed = match ended {
+            Ended::Success | Ended::Skipped => 0.0,
+            Ended::Failed | Ended::TimedOut | Ended::Lost => 1.0,
+            // Not the job's doing: what the run before came to still holds.
+            Ended::Cancelled | Ended::Missed => return,
+        };
+        self.failed.with_label_values(&[job]).set(failed);
+    }
+
     /// Of a job that is not configured any more.
     pub(super) fn forget(&self, job: &str) {
-        for gauges in [&self.success, &self.duration, &self.running, &self.next, &self.paused] {
+        for gauges in [&self.success, &self.failed, &self.duration, &self.running, &self.next, &self.paused] {
             // Absent already is as good.
             let _ = gauges.remove_label_values(&[job]);
         }

@@ -204,10 +204,16 @@ async fn failures_and_panics_are_that_runs_and_the_next_slot_comes() {
     let side = Side::new(&on, "a", "2026-11-22T02:59:30Z", Does::Fail, plan("* * * * *"));
     side.tick("2026-11-22T02:59:30Z").await;
     side.tick_through("2026-11-22T03:00:11Z").await;
+    assert_eq!(side.metric("job_last_run_failed", &[]), Some(1.0));
     side.toy.does(Does::Panic);
     side.tick_through("2026-11-22T03:01:11Z").await;
+    // Another process tells it, too, from the log.
+    let again = Side::new(&on, "a", "2026-11-22T03:01:30Z", Does::Work, plan("* * * * *"));
+    again.tick_through("2026-11-22T03:01:30Z").await;
+    assert_eq!(again.metric("job_last_run_failed", &[]), Some(1.0));
     side.toy.does(Does::Work);
     side.tick_through("2026-11-22T03:02:11Z").await;
+    assert_eq!(side.metric("job_last_run_failed", &[]), Some(0.0));
     assert_eq!(
         lines(&on),
         ["22 03:00 schedule a 1 failed", "22 03:01 schedule a 1 failed", "22 03:02 schedule a 1 success"]
