@@ -77,7 +77,7 @@ fn promtool_finds_nothing_to_say_about_the_page() {
 const ONCE: &str = "[scrape]\ninterval = \"1h\"\n";
 
 /// Something in every table of the application, with what labels must carry: quotes, backslashes, line ends, other scripts.
-const SEED: &str = r#"
+pub(crate) const SEED: &str = r#"
     INSERT INTO content_metadata(id, title, access_count, cognitive_score, search_indexed_at) VALUES
         ('c1', 'one', 3, 0.25, CURRENT_TIMESTAMP), ('c2', 'two', 0, 7.5, NULL), ('c3', 'three', NULL, 99.99, NULL);
     INSERT INTO processing_queue(id, content_id, status, priority, estimated_duration, actual_duration, worker_id) VALUES
@@ -203,13 +203,13 @@ impl Drop for Running {
     }
 }
 
-struct Prometheus {
+pub(crate) struct Prometheus {
     _running: Running,
     address: SocketAddr,
 }
 
 impl Prometheus {
-    fn start(folder: &Path, target: SocketAddr) -> Self {
+    pub(crate) fn start(folder: &Path, target: SocketAddr) -> Self {
         let address = free_address();
         let config = folder.join("prometheus.yml");
         let text = format!(
@@ -227,7 +227,7 @@ impl Prometheus {
     }
 
     /// The results of an instant query: labels and value of each.
-    fn query(&self, query: &str) -> Option<Vec<(Value, f64)>> {
+    pub(crate) fn query(&self, query: &str) -> Option<Vec<(Value, f64)>> {
         let path = format!("/api/v1/query?query={}", percent(query));
         let answer: Value = serde_json::from_str(&get(self.address, &path)?.text()).ok()?;
         let results = answer["data"]["result"].as_array()?;

@@ -39,14 +39,14 @@ NOW = [
 USE = [
     series(
         "Processor time by mode", "percentunit",
-        [('sum by (mode) (rate(node_cpu_seconds_total<mode!="idle">[$__rate_interval])) / on () group_left () count(count by (instance, cpu) (node_cpu_seconds_total<>))', "{{mode}}")],
+        [('avg by (mode) (rate(node_cpu_seconds_total<mode!="idle">[$__rate_interval]))', "{{mode}}")],
         "Shares of all processors' time. Much `iowait`: the disk does not keep up. `steal`: the machine is a virtual one whose host is busy.",
         "not measured", stacked=True, max=1,
     ),
     series(
         "Load", "short",
         [("max by (instance) (node_load1<>)", "1 min {{instance}}"), ("max by (instance) (node_load15<>)", "15 min {{instance}}"),
-         ("count by (instance) (count by (instance, cpu) (node_cpu_seconds_total<>))", "processors {{instance}}")],
+         ('count by (instance) (rate(node_cpu_seconds_total<mode="idle">[$__rate_interval]))', "processors {{instance}}")],
         "Processes that run or wait for a disk. Above the number of processors for long, they wait for each other.",
         "not measured",
     ),

@@ -1,5 +1,5 @@
 """Jobs: when each ran, how it ended, and what it did; the tables that they keep small."""
-from model import BAD, LOOK, dashboard, series, stat, table, up_to, words
+from model import BAD, LOOK, dashboard, series, stat, steps, table, up_to, words
 
 HOUR = 3_600
 
@@ -41,7 +41,7 @@ TABLE = [
         "Jobs", {"exported_job": "job", "instance": "instance"},
         [
             ("max by (exported_job, instance) (time() - atlas_sidecar_job_last_success_timestamp_seconds<>)", "last success", "s"),
-            ("max by (exported_job, instance) (atlas_sidecar_job_next_run_timestamp_seconds<> - time())", "next run in", "s", up_to(-600, 1e12)),
+            ("max by (exported_job, instance) (atlas_sidecar_job_next_run_timestamp_seconds<> - time())", "next run in", "s", steps(("red", -1e12), ("text", -600))),
             ("max by (exported_job, instance) (atlas_sidecar_job_last_duration_seconds<>)", "took", "s"),
             ('sum by (exported_job, instance) (round(increase(atlas_sidecar_job_runs_total<outcome="success">[24h])))', "done (24 h)", "short"),
             ('sum by (exported_job, instance) (round(increase(atlas_sidecar_job_runs_total<outcome!="success">[24h])))', "failed (24 h)", "short", LOOK),
@@ -49,8 +49,8 @@ TABLE = [
             ("max by (exported_job, instance) (atlas_sidecar_job_running<> + 2 * atlas_sidecar_job_paused<>)", "state", "short", LOOK,
              words(_0="waits", _1="runs", _2="paused", _3="runs, then paused")),
         ],
-        "Each job: how long ago it last did its work (over restarts), when it is due (nothing while it is paused or not enabled), what the last run took, and the last day. Compare "
-        "`took` with the job's timeout.",
+        "Each job: how long ago it last did its work (over restarts), when it is due (nothing while it is paused or not enabled; red where that was ten minutes ago), what the last "
+        "run took, and the last day. Compare `took` with the job's timeout.",
         "no jobs", width=24, height=9,
     ),
 ]
