@@ -49,20 +49,33 @@ impl Dashboard {
 
     fn queries(&self) -> impl Iterator<Item = Query<'_>> {
         self.panels().flat_map(move |panel| {
-            let of = |target: &Value| target["refId"].as_str().unwrap().to_owned();
+            let letter = |target: &Value| target["refId"].as_str().unwrap().to_owned();
             let title = panel["title"].as_str().unwrap();
             panel["targets"].as_array().unwrap().iter().map(move |target| Query {
-                place: format!("{} / {title} / {}", self.name, of(target)),
+                place: format!("{} / {title} / {}", self.name, letter(target)),
                 expr: target["expr"].as_str().unwrap(),
+                labels: labels(panel, target),
             })
         })
     }
 }
 
-/// A panel's query, and where it stands: dashboard, panel, letter.
+/// A panel's query, where it stands (dashboard, panel, letter), and the labels that its answer must have, because they are shown.
 struct Query<'a> {
     place: String,
     expr: &'a str,
+    labels: Vec<String>,
+}
+
+/// What a legend or the columns of a table are made of.
+fn labels(panel: &Value, target: &Value) -> Vec<String> {
+    let legend = target["legendFormat"].as_str().unwrap_or_default().split("{{").skip(1);
+    let mut labels: Vec<_> = legend.map(|part| part.split_once("}}").unwrap().0.to_owned()).collect();
+    for step in panel["transformations"].as_array().into_iter().flatten() {
+        let columns = step["options"]["renameByName"].as_object().into_iter().flatten();
+        labels.extend(columns.map(|(name, _)| name.clone()).filter(|name| !name.starts_with("Value")));
+    }
+    labels
 }
 
 impl<'a> Query<'a> {
@@ -129,12 +142,12 @@ fn every_metric_is_described_and_used_as_its_kind_wants() {
 #[test]
 fn descriptions_tell_what_the_colours_mean() {
     for dashboard in Dashboard::all() {
-        for panel in dashboard.panels().filter(|panel| panel["type"] == "stat") {
+        for panel in dashboard.panels() {
             let description = panel["description"].as_str().unwrap().to_lowercase();
-            for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"].as_array().unwrap() {
-                let colour = step["color"].as_str().unwrap();
-                let plain = ["text", "green"].contains(&colour);
-                assert!(plain || description.contains(colour), "{}: {}: {colour}", dashboard.name, panel["title"]);
+            let config = panel["fieldConfig"].to_string();
+            for colour in ["orange", "red"] {
+                let used = config.contains(&format!("\"color\":\"{colour}\""));
+                assert!(!used || description.contains(colour), "{}: {}: {colour}", dashboard.name, panel["title"]);
             }
         }
     }

@@ -2,7 +2,16 @@
 from model import BAD, LOOK, PLAIN, dashboard, series, stat, table, up_to, words
 
 HOUR = 3_600
-YES = words(_0="no", _1="yes")
+YES = words("no", "yes")
+
+# What the overview shows as well.
+def placeholder_keys(**more):
+    return stat(
+        "Placeholder keys", "short", "sum(atlas_api_keys_placeholder_hashes<>)",
+        "API keys whose hash is a placeholder of an earlier seed. Red from 1 on: replace or delete them.",
+        "no api_keys", BAD, **more,
+    )
+
 
 NOW = [
     stat(
@@ -20,11 +29,7 @@ NOW = [
         "Content that search does not find. Without a colour, since new content is unindexed for a while: it has to go down again.",
         "no content_metadata", PLAIN,
     ),
-    stat(
-        "Placeholder keys", "short", "sum(atlas_api_keys_placeholder_hashes<>)",
-        "API keys whose hash is a placeholder of an earlier seed. Red from 1 on: replace or delete them.",
-        "no api_keys", BAD,
-    ),
+    placeholder_keys(),
     stat(
         "Unreadable times", "short", "sum(atlas_queue_unreadable_times<>) + sum(atlas_cache_unreadable_times<>)",
         "Pending items and cache entries whose time cannot be read: they are left out of ages, and such entries never expire. Orange from 1 on: correct who writes them.",

@@ -1,34 +1,64 @@
 """How far back one can go, what would be lost, what it costs, and what stands in the way."""
-from model import BAD, LOOK, NEVER, PLAIN, dashboard, series, stat, up_to
+from model import BAD, LOOK, PLAIN, dashboard, never, series, stat, up_to
 
 DAY, HOUR = 86_400, 3_600
 
-NOW = [
-    stat(
+# By default a backup is made each day and a full on Sundays, and an hour is plenty for one: what is missed is late by then, and twice is no accident.
+DAILY = up_to(25 * HOUR, 49 * HOUR)
+WEEKLY = up_to(8 * DAY, 15 * DAY)
+# The live tail ships every few seconds.
+LIVE = up_to(60, 300)
+
+
+# What the overview shows as well.
+def recovery_point_now(**more):
+    return stat(
         "Recovery point age", "s", "max(time() - atlas_sidecar_backup_restorable_until_timestamp_seconds<>)",
-        "What would be lost with the machine now. Orange after 25 hours and red after 49: one and two backups were missed, as the schedule has them by default.",
-        "no backups", up_to(25 * HOUR, 49 * HOUR), mappings=NEVER,
-    ),
+        "What would be lost with the machine now: the time since the newest state that the destination can restore. Orange after 25 hours and red after 49: one and two backups "
+        "were missed, as the schedule has them by default. Where you accept less loss, change both.",
+        "no backups", DAILY, mappings=never("red"), **more,
+    )
+
+
+def full_now(**more):
+    return stat(
+        "Full backup age", "s", "max(time() - atlas_sidecar_backup_last_full_success_timestamp_seconds<>)",
+        "The time since the newest full that can be restored. Orange after 8 days and red after 15: a full is due every Sunday by default, and two missed ones leave a long chain of increments.",
+        "no backups", WEEKLY, mappings=never("red"), **more,
+    )
+
+
+def problems_now(**more):
+    return stat(
+        "Backup problems", "short", "sum(atlas_sidecar_backup_problems<>)",
+        "What the last look at the destination found lost, changed or out of its chain. Red from 1 on: something cannot be restored. `atlas-sidecar backup verify --deep` names it.",
+        "no backups", BAD, **more,
+    )
+
+
+def recovery_point(**more):
+    return series(
+        "Recovery point age", "s", [("max by (instance) (time() - (atlas_sidecar_backup_restorable_until_timestamp_seconds<> > 0))", "{{instance}}")],
+        "What would have been lost at that moment: a saw, which falls to almost nothing with each backup. A tooth that is higher than the others is a backup that was missed: one at the orange "
+        "line, two at the red one.",
+        "no backup yet", limit=DAILY, **more,
+    )
+
+
+NOW = [
+    recovery_point_now(),
     stat(
         "Restorable window", "s", "min(atlas_sidecar_backup_restorable_until_timestamp_seconds<> - (atlas_sidecar_backup_restorable_from_timestamp_seconds<> > 0))",
         "From the oldest instant that the destination can restore to the newest one. It grows to `backup.window`, 30 days by default, and stays there.",
         "no backups", PLAIN,
     ),
-    stat(
-        "Full backup age", "s", "max(time() - atlas_sidecar_backup_last_full_success_timestamp_seconds<>)",
-        "The time since the newest full that can be restored. Orange after 8 days and red after 15: one and two Sundays were missed.",
-        "no backups", up_to(8 * DAY, 15 * DAY), mappings=NEVER,
-    ),
+    full_now(),
     stat(
         "Last look at the destination", "s", "max(time() - atlas_sidecar_backup_last_verify_success_timestamp_seconds<>)",
         "The time since `backup-verify` found everything as it should be; `never` after each start until it has run. Orange after 25 hours and red after 49: it runs once a day by default.",
-        "no backups", up_to(25 * HOUR, 49 * HOUR), mappings=[{**NEVER[0], "options": {**NEVER[0]["options"], "result": {"text": "never", "color": "text", "index": 0}}}],
+        "no backups", DAILY, mappings=never("text"),
     ),
-    stat(
-        "Problems found", "short", "sum(atlas_sidecar_backup_problems<>)",
-        "Lost or changed objects and broken chains. Red from 1 on: something cannot be restored. `atlas-sidecar backup verify --deep` names it.",
-        "no backups", BAD,
-    ),
+    problems_now(),
     stat(
         "Undeleted objects", "short", "sum(atlas_sidecar_backup_undeleted_objects<>)",
         "What retention could not delete. Orange from 1 on: the destination only grows until the credentials may delete.",
@@ -37,15 +67,11 @@ NOW = [
 ]
 
 POINTS = [
-    series(
-        "Recovery point age", "s", [("max by (instance) (time() - (atlas_sidecar_backup_restorable_until_timestamp_seconds<> > 0))", "{{instance}}")],
-        "What would have been lost at that moment. A tooth that is higher than the others is a backup that was missed.",
-        "no backup yet", limit=up_to(25 * HOUR, 49 * HOUR),
-    ),
+    recovery_point(),
     series(
         "Not yet shipped", "s", [("max by (instance) (atlas_sidecar_backup_oldest_unshipped_commit_age_seconds<>)", "{{instance}}")],
         "Age of the oldest commit that the live tail has not stored. Orange after a minute and red after five: the destination, or the way to it, is in trouble.",
-        "no live tail", limit=up_to(60, 300),
+        "no live tail", limit=LIVE,
     ),
     series(
         "Timeline and gaps", "short",

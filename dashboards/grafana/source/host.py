@@ -4,6 +4,15 @@ from model import PLAIN, BAD, dashboard, down_to, series, stat, up_to
 DAY = 86_400
 BUSY = '1 - avg by (instance) (rate(node_cpu_seconds_total<mode="idle">[$__rate_interval]))'
 
+# What the overview shows as well.
+def fullest_disk(**more):
+    return stat(
+        "Fullest disk: free", "percentunit", "min(node_filesystem_avail_bytes<> / (node_filesystem_size_bytes<> > 0))",
+        "The free share of the file system that has the least. Orange below 20 % and red below 10 %: SQLite needs room for its write-ahead log, and upkeep stops without.",
+        "not measured", down_to(0.2, 0.1), decimals=0, **more,
+    )
+
+
 NOW = [
     stat(
         "Busy processors", "percentunit", f"max({BUSY})",
@@ -15,11 +24,7 @@ NOW = [
         "What programs can still get. Orange below 15 % and red below 5 %: the kernel soon ends a process.",
         "not measured", down_to(0.15, 0.05), decimals=0,
     ),
-    stat(
-        "Fullest disk: free", "percentunit", "min(node_filesystem_avail_bytes<> / (node_filesystem_size_bytes<> > 0))",
-        "The free share of the file system that has the least. Orange below 20 % and red below 10 %: SQLite needs room for its write-ahead log, and upkeep stops without.",
-        "not measured", down_to(0.2, 0.1), decimals=0,
-    ),
+    fullest_disk(),
     stat(
         "Least free in four days", "bytes", f"min(predict_linear(node_filesystem_avail_bytes<>[6h], {4 * DAY}))",
         "What the fullest file system will have free in four days (a long weekend), if it goes on as in the last six hours. Red where that is nothing, orange below a GiB.",

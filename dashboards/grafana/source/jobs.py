@@ -1,14 +1,22 @@
 """Jobs: when each ran, how it ended, and what it did; the tables that they keep small."""
-from model import BAD, LOOK, dashboard, series, stat, steps, table, up_to, words
+from model import BAD, LOOK, dashboard, never, series, stat, steps, table, up_to, words
 
 HOUR = 3_600
 
+FAILED = 'round(increase(atlas_sidecar_job_runs_total<outcome!="success">[24h]))'
+
+
+# What the overview shows as well.
+def failed_runs(**more):
+    return stat(
+        "Failed runs (24 h)", "short", f"sum({FAILED})",
+        "Runs of jobs that failed or took too long in the last day, also where a later one did its work. Orange from 1 on; the table below names the jobs, `atlas-sidecar jobs list` tells why.",
+        "no runs", LOOK, **more,
+    )
+
+
 NOW = [
-    stat(
-        "Failed runs (24 h)", "short", 'sum(round(increase(atlas_sidecar_job_runs_total<outcome!="success">[24h])))',
-        "Runs that failed or took too long in the last day. Orange from 1 on; the table below names the jobs, `atlas-sidecar jobs list` tells why.",
-        "no runs", LOOK,
-    ),
+    failed_runs(),
     stat(
         "Missed slots (24 h)", "short", "sum(round(increase(atlas_sidecar_job_missed_total<>[24h])))",
         "Times of schedules without a run of their own, because nobody was there or the run before took too long. Orange from 1 on: look at the durations.",
@@ -27,12 +35,12 @@ NOW = [
     stat(
         "Roll-up is behind by", "s", "max(time() - atlas_sidecar_rollup_watermark_timestamp_seconds<>)",
         "All rows before that have been rolled up. It runs every five minutes, so orange after a quarter of an hour, and red after two hours: nothing behind it is deleted.",
-        "no roll-up yet", up_to(900, 2 * HOUR),
+        "not scraped", up_to(900, 2 * HOUR), mappings=never("text"),
     ),
     stat(
         "Clock", "short", "max(atlas_sidecar_clock_doubtful<>)",
         "Red while the clock is not believed: nothing is deleted by age. Put it right, or say that it is: `atlas-sidecar jobs run NAME --clock-is-right`.",
-        "not scraped", BAD, mappings=words(_0="believed", _1="doubtful"),
+        "not scraped", BAD, mappings=words("believed", "doubtful"),
     ),
 ]
 
@@ -44,10 +52,10 @@ TABLE = [
             ("max by (exported_job, instance) (atlas_sidecar_job_next_run_timestamp_seconds<> - time())", "next run in", "s", steps(("red", -1e12), ("text", -600))),
             ("max by (exported_job, instance) (atlas_sidecar_job_last_duration_seconds<>)", "took", "s"),
             ('sum by (exported_job, instance) (round(increase(atlas_sidecar_job_runs_total<outcome="success">[24h])))', "done (24 h)", "short"),
-            ('sum by (exported_job, instance) (round(increase(atlas_sidecar_job_runs_total<outcome!="success">[24h])))', "failed (24 h)", "short", LOOK),
+            (f"sum by (exported_job, instance) ({FAILED})", "failed (24 h)", "short", LOOK),
             ("sum by (exported_job, instance) (round(increase(atlas_sidecar_job_rows_total<>[24h])))", "rows (24 h)", "short"),
             ("max by (exported_job, instance) (atlas_sidecar_job_running<> + 2 * atlas_sidecar_job_paused<>)", "state", "short", LOOK,
-             words(_0="waits", _1="runs", _2="paused", _3="runs, then paused")),
+             words("waits", "runs", "paused", "runs, then paused")),
         ],
         "Each job: how long ago it last did its work (over restarts), when it is due (nothing while it is paused or not enabled; red where that was ten minutes ago), what the last "
         "run took, and the last day. Compare `took` with the job's timeout.",
@@ -98,7 +106,7 @@ KEPT = [
         "Rows that stay beyond their age", "short",
         [("sum(atlas_sidecar_retention_kept_rows<>)", "system_metrics"),
          ("max by (table) (atlas_sidecar_retention_table_unreadable_rows<>)", "{{table}}")],
-        "Their time, value or labels cannot be read. Anything above 0: find who writes them; delete them by hand.",
+        "Their time, value or labels cannot be read. From 1 on, the orange line, find who writes them; delete them by hand.",
         "no such rows", limit=LOOK,
     ),
     series(

@@ -50,14 +50,14 @@ BAD = steps(("green", 0), ("red", 1))
 PLAIN = steps()
 
 
-def words(**texts):
-    """Words for values: `words(_0="no", _1="yes")`."""
-    options = {value[1:]: {"text": text, "index": index} for index, (value, text) in enumerate(texts.items())}
-    return [{"type": "value", "options": options}]
+def words(*texts):
+    """Words for 0, 1 and so on."""
+    return [{"type": "value", "options": {str(index): {"text": text, "index": index} for index, text in enumerate(texts)}}]
 
 
-# What is 0 where there is none yet (a time) is fifty years old.
-NEVER = [{"type": "range", "options": {"from": 1e9, "to": 1e11, "result": {"text": "never", "color": "red", "index": 0}}}]
+def never(colour):
+    """For ages: the time 0 stands for never, which is more than fifty years ago."""
+    return [{"type": "range", "options": {"from": 1e9, "to": 1e11, "result": {"text": "never", "color": colour, "index": 0}}}]
 
 
 def target(index, text, **more):
@@ -86,7 +86,7 @@ def panel(kind, title, unit, description, empty, targets, options, width, height
     return out
 
 
-def stat(title, unit, text, description, empty, thresholds, width=4, height=4, **more):
+def stat(title, unit, text, description, empty, thresholds, width=4, height=3, **more):
     """One number for all the chosen sidecars, in the colour of its threshold."""
     options = {
         "colorMode": "background_solid" if thresholds is not PLAIN else "value",
@@ -155,7 +155,7 @@ def table(title, labels, columns, description, empty, width=12, height=8, **more
     return out
 
 
-def variable(name, metric):
+def variable(name, metric, **more):
     text = f"label_values({metric}, {name})"
     return {
         "type": "query",
@@ -168,9 +168,9 @@ def variable(name, metric):
         "sort": 1,
         "multi": True,
         "includeAll": True,
-        "allValue": ".+",
         "current": {"text": ["All"], "value": ["$__all"]},
         "hide": 0,
+        **more,
     }
 
 
@@ -234,8 +234,9 @@ def dashboard(name, title, description, since, rows):
                     "multi": False,
                     "includeAll": False,
                 },
+                # All jobs are those of sidecars, not everything that Prometheus scrapes: `up` and `node_…` are not only ours.
                 variable("job", info),
-                variable("instance", f'{info}{{job=~"$job"}}'),
+                variable("instance", f'{info}{{job=~"$job"}}', allValue=".+"),
             ]
         },
         "panels": panels,

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{Dashboard, Query};
 use crate::prometheus::{Prometheus, SEED};
 use crate::support::{Sidecar, run, sidecar, wait_for};
@@ -86,8 +88,11 @@ fn filled_in(text: &str) -> String {
     text.replace("$__rate_interval", "1m").replace("$job", ".+").replace("$instance", ".+")
 }
 
-fn has_data(prometheus: &Prometheus, text: &str) -> bool {
-    prometheus.query(&filled_in(text)).is_some_and(|series| !series.is_empty())
+/// Something, with the labels that are shown of it.
+fn has_data(prometheus: &Prometheus, query: &Query<'_>) -> bool {
+    let series = prometheus.query(&filled_in(query.expr)).unwrap_or_default();
+    let whole = |labels: &Value| query.labels.iter().all(|label| labels[label].is_string());
+    !series.is_empty() && series.iter().all(|(labels, _)| whole(labels))
 }
 
 /// Whether there is nothing to measure on this machine: no sensors, no disk of its own in a container, a kernel without pressure stall information.
@@ -123,10 +128,13 @@ fn every_query_says_something_about_a_sidecar_at_work() {
     let mut missing: Vec<_> = queries.into_iter().filter(|query| !excused(query)).collect();
     let end = Instant::now() + SOON;
     while !missing.is_empty() && Instant::now() < end {
-        missing.retain(|query| !has_data(&prometheus, query.expr));
+        missing.retain(|query| !has_data(&prometheus, query));
         std::thread::sleep(Duration::from_millis(100));
     }
-    let missing: Vec<_> = missing.iter().map(|query| format!("{}: {}", query.place, filled_in(query.expr))).collect();
+    let missing: Vec<_> = missing
+        .iter()
+        .map(|query| format!("{}: {}, with {:?}", query.place, filled_in(query.expr), query.labels))
+        .collect();
     assert!(missing.is_empty(), "no data:\n{}", missing.join("\n"));
     variables_have_values(&prometheus, &all);
     assert_eq!(running.stop(), 0);
