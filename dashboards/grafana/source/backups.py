@@ -56,7 +56,7 @@ NOW = [
     stat(
         "Last look at the destination", "s", "max(time() - atlas_sidecar_backup_last_verify_success_timestamp_seconds<>)",
         "The time since `backup-verify` found everything as it should be; `never` after each start until it has run. Orange after 25 hours and red after 49: it runs once a day by default.",
-        "no backups", DAILY, mappings=never("text"),
+        "no backups", DAILY, mappings=never("transparent"),
     ),
     problems_now(),
     stat(

@@ -1,5 +1,5 @@
 """Jobs: when each ran, how it ended, and what it did; the tables that they keep small."""
-from model import BAD, LOOK, dashboard, never, series, stat, steps, table, up_to, words
+from model import BAD, LEAST, LOOK, dashboard, never, series, stat, steps, table, up_to, words
 
 HOUR = 3_600
 
@@ -35,7 +35,7 @@ NOW = [
     stat(
         "Roll-up is behind by", "s", "max(time() - atlas_sidecar_rollup_watermark_timestamp_seconds<>)",
         "All rows before that have been rolled up. It runs every five minutes, so orange after a quarter of an hour, and red after two hours: nothing behind it is deleted.",
-        "not scraped", up_to(900, 2 * HOUR), mappings=never("text"),
+        "not scraped", up_to(900, 2 * HOUR), mappings=never("transparent"),
     ),
     stat(
         "Clock", "short", "max(atlas_sidecar_clock_doubtful<>)",
@@ -49,7 +49,7 @@ TABLE = [
         "Jobs", {"exported_job": "job", "instance": "instance"},
         [
             ("max by (exported_job, instance) (time() - atlas_sidecar_job_last_success_timestamp_seconds<>)", "last success", "s"),
-            ("max by (exported_job, instance) (atlas_sidecar_job_next_run_timestamp_seconds<> - time())", "next run in", "s", steps(("red", -1e12), ("text", -600))),
+            ("max by (exported_job, instance) (atlas_sidecar_job_next_run_timestamp_seconds<> - time())", "next run in", "s", steps(("red", LEAST), ("text", -600))),
             ("max by (exported_job, instance) (atlas_sidecar_job_last_duration_seconds<>)", "took", "s"),
             ('sum by (exported_job, instance) (round(increase(atlas_sidecar_job_runs_total<outcome="success">[24h])))', "done (24 h)", "short"),
             (f"sum by (exported_job, instance) ({FAILED})", "failed (24 h)", "short", LOOK),
@@ -58,7 +58,7 @@ TABLE = [
              words("waits", "runs", "paused", "runs, then paused")),
         ],
         "Each job: how long ago it last did its work (over restarts), when it is due (nothing while it is paused or not enabled; red where that was ten minutes ago), what the last "
-        "run took, and the last day. Compare `took` with the job's timeout.",
+        "run took, and the last day. Orange: it failed, or does not wait for its time. Compare `took` with the job's timeout.",
         "no jobs", width=24, height=9,
     ),
 ]

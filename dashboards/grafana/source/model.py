@@ -28,25 +28,29 @@ def query(text):
     return out + rest
 
 
+# Below every number that is one: ages are a little below 0 where clocks differ, and what is predicted may be far below.
+LEAST = -1e15
+
+
 def steps(*colours):
-    """Thresholds. Nothing at all is neither good nor bad, and takes the first colour, that of text."""
+    """Thresholds. Where there is nothing, Grafana takes the first colour: that is neither good nor bad."""
     pairs = [("text", None), *colours]
     return {"mode": "absolute", "steps": [{"color": colour, "value": value} for colour, value in pairs]}
 
 
 def up_to(orange, red):
     """Good below `orange`."""
-    return steps(("green", 0), ("orange", orange), ("red", red))
+    return steps(("green", LEAST), ("orange", orange), ("red", red))
 
 
 def down_to(orange, red):
     """Good from `orange` on, bad below `red`."""
-    return steps(("red", 0), ("orange", red), ("green", orange))
+    return steps(("red", LEAST), ("orange", red), ("green", orange))
 
 
 # Any at all is worth a look, or bad.
-LOOK = steps(("green", 0), ("orange", 1))
-BAD = steps(("green", 0), ("red", 1))
+LOOK = steps(("green", LEAST), ("orange", 1))
+BAD = steps(("green", LEAST), ("red", 1))
 PLAIN = steps()
 
 
@@ -87,7 +91,9 @@ def panel(kind, title, unit, description, empty, targets, options, width, height
 
 
 def stat(title, unit, text, description, empty, thresholds, width=4, height=3, **more):
-    """One number for all the chosen sidecars, in the colour of its threshold."""
+    """One number for all the chosen sidecars, on the colour of its threshold."""
+    if thresholds is not PLAIN:
+        thresholds = {**thresholds, "steps": [{"color": "transparent", "value": None}, *thresholds["steps"][1:]]}
     options = {
         "colorMode": "background_solid" if thresholds is not PLAIN else "value",
         "graphMode": "none",
@@ -129,7 +135,8 @@ def table(title, labels, columns, description, empty, width=12, height=8, **more
     """A row for each combination of `labels` (name and heading), with `columns`: PromQL, heading, unit, and perhaps thresholds and words."""
     targets = [target(index, column[0], format="table", instant=True, range=False) for index, column in enumerate(columns)]
     name = (lambda index: "Value") if len(columns) == 1 else (lambda index: f"Value #{chr(ord('A') + index)}")
-    headings = {**labels, **{name(index): column[1] for index, column in enumerate(columns)}}
+    # `Value` is also the only column that has anything.
+    headings = {**labels, "Value": columns[0][1], **{name(index): column[1] for index, column in enumerate(columns)}}
     overrides = []
     for _, heading, unit, *colours in columns:
         properties = [{"id": "unit", "value": unit}, {"id": "noValue", "value": "–"}]
