@@ -9,6 +9,7 @@ mod backup;
 mod codec;
 mod config;
 mod copy;
+mod dashboards;
 mod expose;
 mod golden;
 mod host;

@@ -59,6 +59,18 @@ fn the_metrics_page_is_what_the_program_describes() {
     assert_eq!(names.len(), app::metrics().len(), "a family is described twice");
 }
 
+/// A described name as a pattern: `<part>` stands for what the system decides.
+pub(crate) fn pattern(name: &str) -> String {
+    let mut out = String::new();
+    let mut rest = name;
+    while let Some((before, after)) = rest.split_once('<') {
+        out.push_str(before);
+        out.push('*');
+        rest = after.split_once('>').map_or("", |(_, rest)| rest);
+    }
+    out + rest
+}
+
 #[test]
 fn every_family_that_is_shown_is_described() {
     let scratch = tempfile::tempdir().unwrap();
@@ -69,16 +81,6 @@ fn every_family_that_is_shown_is_described() {
         Some(page).filter(|_| up >= 20)
     });
     let described: Vec<_> = app::metrics();
-    let pattern = |name: &str| {
-        let mut out = String::new();
-        let mut rest = name;
-        while let Some((before, after)) = rest.split_once('<') {
-            out.push_str(before);
-            out.push('*');
-            rest = after.split_once('>').map_or("", |(_, rest)| rest);
-        }
-        out + rest
-    };
     for line in shown.lines().filter_map(|l| l.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
         let known = described.iter().any(|d| Globs::new([pattern(d.name)]).matches(name) && d.kind.word() == kind);

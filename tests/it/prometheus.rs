@@ -77,7 +77,7 @@ fn promtool_finds_nothing_to_say_about_the_page() {
 const ONCE: &str = "[scrape]\ninterval = \"1h\"\n";
 
 /// Something in every table of the application, with what labels must carry: quotes, backslashes, line ends, other scripts.
-const SEED: &str = r#"
+pub(crate) const SEED: &str = r#"
     INSERT INTO content_metadata(id, title, access_count, cognitive_score, search_indexed_at) VALUES
         ('c1', 'one', 3, 0.25, CURRENT_TIMESTAMP), ('c2', 'two', 0, 7.5, NULL), ('c3', 'three', NULL, 99.99, NULL);
     INSERT INTO processing_queue(id, content_id, status, priority, estimated_duration, actual_duration, worker_id) VALUES
@@ -210,7 +210,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    fn start(folder: &Path, target: SocketAddr) -> Self {
+    pub fn start(folder: &Path, target: SocketAddr) -> Self {
         let config = folder.join("prometheus.yml");
         let text = format!(
             "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: sidecar\n  static_configs:\n  - targets: ['{target}']\n"
