@@ -32,6 +32,9 @@ pub fn metrics() -> impl Iterator<Item = &'static Desc> {
         .copied()
 }
 
+/// What is shipped, and how its segments are folded, where they can be.
+pub type Ships = (Arc<dyn Source>, Option<&'static dyn Weave>);
+
 /// A destination, with who ships there.
 pub struct Backups {
     store: Arc<dyn ObjectStore>,
@@ -46,7 +49,7 @@ impl Backups {
     /// The destination of `settings`, if there is one and a `source` for it; nothing is asked of it yet. Once per `registry`.
     pub fn open(
         settings: &Settings,
-        source: Option<(Arc<dyn Source>, Option<&'static dyn Weave>)>,
+        source: Option<Ships>,
         state_directory: &Path,
         writer: Writer,
         clock: &Clock,

@@ -86,7 +86,10 @@ impl Spool {
         let mut slots = BTreeMap::new();
         let files = match fs::read_dir(&self.folder) {
             Ok(files) => files,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(*self.slots() = slots),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.slots().clear();
+                return Ok(());
+            }
             Err(e) => return Err(e),
         };
         for file in files {

@@ -20,7 +20,7 @@ use atlas_sidecar::backup::{Kind, Place, Position, Source};
 use atlas_sidecar::object::ObjectKey;
 use atlas_sidecar::retry::Backoff;
 use prometheus::Registry;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::tape::{Log, Tape};
@@ -44,7 +44,7 @@ struct Process {
     follower: Arc<Follower>,
     registry: Registry,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    tasks: JoinSet<()>,
 }
 
 impl World {
@@ -95,11 +95,12 @@ impl World {
         let registry = Registry::new();
         let follower = self.follower(fault, &registry);
         let stop = CancellationToken::new();
-        let task = tokio::spawn({
+        let mut tasks = JoinSet::new();
+        tasks.spawn({
             let (follower, stop) = (Arc::clone(&follower), stop.clone());
             async move { follower.run(stop).await }
         });
-        Process { follower, registry, stop, task }
+        Process { follower, registry, stop, tasks }
     }
 
     /// The first full, as the job makes it.
@@ -131,15 +132,19 @@ impl World {
 }
 
 impl Process {
-    async fn end(self) {
+    async fn end(mut self) {
         self.stop.cancel();
-        tokio::time::timeout(LIMIT, self.task).await.expect("it stops").unwrap();
+        self.ended().await;
+    }
+
+    /// Waits until it has stopped.
+    async fn ended(&mut self) {
+        tokio::time::timeout(LIMIT, self.tasks.join_next()).await.expect("it stops").unwrap().unwrap();
     }
 
     /// The process is gone, as after a `kill -9`.
-    async fn die(self) {
-        self.task.abort();
-        let _ = self.task.await;
+    async fn die(mut self) {
+        self.tasks.shutdown().await;
     }
 
     fn value(&self, name: &str) -> f64 {

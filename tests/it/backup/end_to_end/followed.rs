@@ -35,7 +35,7 @@ fn commits_are_in_the_bucket_and_come_back() {
 
     let fresh = tempfile::tempdir().unwrap();
     std::fs::write(fresh.path().join("sidecar.toml"), s3_section(&server, &server.endpoint, fresh.path())).unwrap();
-    must(fresh.path(), &["restore", "--destination", &destination, "--to", "newest.db"]);
+    must(fresh.path(), &["restore", "--destination", &destination, "--at", "latest", "--to", "newest.db"]);
     let restored = fresh.path().join("newest.db");
     assert_eq!(sql(&restored, "PRAGMA integrity_check"), "ok");
     assert_eq!(holds_whole_transactions(&restored), all, "every commit, {at} of them before the full");

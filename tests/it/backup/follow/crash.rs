@@ -23,7 +23,7 @@ async fn some_commits(world: &World, fault: &Arc<Fault>) -> bool {
     let mut process = process;
     let survived = survived
         && tokio::select! {
-            ended = &mut process.task => ended.is_ok(),
+            () = process.ended() => true,
             () = fault.reached.notified() => false,
         };
     if !survived {

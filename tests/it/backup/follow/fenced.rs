@@ -13,12 +13,12 @@ async fn the_heartbeat_sees_who_has_taken_over() {
     for bucket in [MemoryStore::new(), MemoryStore::ignoring_conditions()] {
         let mut a = World::new(&bucket, "a");
         a.pace.heartbeat = Duration::from_millis(50);
-        let first = a.begun().await;
+        let mut first = a.begun().await;
         a.commit(1, 1);
         a.shipped().await;
         let b = World::new(&bucket, "b");
         let second = b.begun().await;
-        tokio::time::timeout(LIMIT, first.task).await.expect("it stops by itself").unwrap();
+        first.ended().await;
         let before = primaries(&bucket).len();
         a.commit(2, 2);
         b.commit(3, 3);
@@ -43,12 +43,12 @@ async fn of_a_machine_and_its_copy_one_goes_on() {
     a.commit(1, 1);
     a.shipped().await;
     let b = a.copied();
-    let second = b.start(&Fault::none());
+    let mut second = b.start(&Fault::none());
     second.until("it goes", |process| process.value("atlas_sidecar_backup_following") == 1.0).await;
     a.commit(2, 2);
     a.shipped().await;
     b.commit(3, 3);
-    tokio::time::timeout(LIMIT, second.task).await.expect("it stops by itself").unwrap();
+    second.ended().await;
     a.commit(4, 4);
     a.shipped().await;
     first.end().await;
