@@ -35,6 +35,7 @@ type Hook = Box<dyn FnMut(&str, &str) -> Option<S3Error> + Send>;
 struct Kept {
     bytes: Bytes,
     etag: String,
+    metadata: Option<Metadata>,
     at: std::time::SystemTime,
 }
 
@@ -45,6 +46,7 @@ struct State {
     begun: u64,
     requests: Vec<String>,
     ignores_conditions: bool,
+    drops_metadata: bool,
     page: Option<usize>,
     hook: Option<Hook>,
 }
@@ -122,6 +124,17 @@ impl S3Server {
         self.state().ignores_conditions = true;
     }
 
+    /// Keeps no metadata, as rclone in front of some storages.
+    pub fn drop_metadata(&self) {
+        self.state().drops_metadata = true;
+    }
+
+    /// The metadata of `key`.
+    pub fn metadata(&self, key: &str) -> BTreeMap<String, String> {
+        let metadata = self.state().objects.get(key).and_then(|object| object.metadata.clone());
+        metadata.unwrap_or_default().into_iter().collect()
+    }
+
     /// Gives at most `objects` per page of a listing.
     pub fn page(&self, objects: usize) {
         self.state().page = Some(objects);
@@ -141,6 +154,18 @@ impl S3Server {
     pub fn store(&self, key: &str, bytes: impl Into<Bytes>) {
         let object = Kept::new(bytes.into());
         self.state().objects.insert(key.to_owned(), object);
+    }
+
+    /// Puts other bytes in the place of those of `key`, whose metadata stay.
+    pub fn alter(&self, key: &str, bytes: impl Into<Bytes>) {
+        let mut state = self.state();
+        let object = state.objects.get_mut(key).expect("there is such an object");
+        *object = Kept { metadata: object.metadata.take(), ..Kept::new(bytes.into()) };
+    }
+
+    /// When `key` was stored.
+    pub fn stored_at(&self, key: &str) -> Option<std::time::SystemTime> {
+        self.state().objects.get(key).map(|object| object.at)
     }
 
     /// Removes `key`, as somebody else would.
@@ -172,7 +197,7 @@ impl Kept {
     fn new(bytes: Bytes) -> Self {
         let etag = Sha256::digest(&bytes).iter().take(16).map(|b| format!("{b:02x}")).collect();
         #[expect(clippy::disallowed_methods, reason = "a server's own clock")]
-        Self { bytes, etag, at: std::time::SystemTime::now() }
+        Self { bytes, etag, metadata: None, at: std::time::SystemTime::now() }
     }
 
     fn etag(&self) -> ETag {
@@ -218,11 +243,16 @@ impl Memory {
 }
 
 impl State {
-    fn put(&mut self, key: &str, only_new: bool, bytes: Bytes) -> S3Result<ETag> {
+    fn put(&mut self, key: &str, only_new: bool, bytes: Bytes, metadata: Option<Metadata>) -> S3Result<ETag> {
         if only_new && !self.ignores_conditions && self.objects.contains_key(key) {
             return Err(s3_error!(PreconditionFailed));
         }
-        let object = Kept::new(bytes);
+        let metadata = metadata.filter(|_| !self.drops_metadata);
+        // 2 KB: what AWS has room for, names and values together.
+        if metadata.iter().flatten().map(|(name, value)| name.len() + value.len()).sum::<usize>() > 2048 {
+            return Err(s3_error!(MetadataTooLarge));
+        }
+        let object = Kept { metadata, ..Kept::new(bytes) };
         let etag = object.etag();
         self.objects.insert(key.to_owned(), object);
         Ok(etag)
@@ -237,7 +267,7 @@ impl S3 for Memory {
         let bytes = body(input.body).await?;
         checked(&bytes, input.checksum_crc32.as_deref())?;
         let only_new = input.if_none_match.as_ref().is_some_and(|condition| condition.is_any());
-        let etag = self.0.lock().unwrap().put(&input.key, only_new, bytes)?;
+        let etag = self.0.lock().unwrap().put(&input.key, only_new, bytes, input.metadata)?;
         ok(PutObjectOutput { e_tag: Some(etag), ..Default::default() })
     }
 
@@ -260,7 +290,16 @@ impl S3 for Memory {
         let blob = StreamingBlob::wrap(stream::once(async { Ok::<_, std::io::Error>(bytes) }));
         let (e_tag, last_modified) = (Some(object.etag()), Some(object.at.into()));
         let body = Some(blob);
-        ok(GetObjectOutput { body, content_length, content_range, e_tag, last_modified, ..Default::default() })
+        let metadata = object.metadata;
+        ok(GetObjectOutput {
+            body,
+            content_length,
+            content_range,
+            e_tag,
+            last_modified,
+            metadata,
+            ..Default::default()
+        })
     }
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
@@ -268,7 +307,8 @@ impl S3 for Memory {
         let state = self.asked("HeadObject", &input.bucket, &input.key)?;
         let object = state.objects.get(&*input.key).ok_or_else(|| s3_error!(NoSuchKey))?;
         let (content_length, e_tag) = (Some(object.bytes.len() as i64), Some(object.etag()));
-        ok(HeadObjectOutput { content_length, e_tag, last_modified: Some(object.at.into()), ..Default::default() })
+        let (last_modified, metadata) = (Some(object.at.into()), object.metadata.clone());
+        ok(HeadObjectOutput { content_length, e_tag, last_modified, metadata, ..Default::default() })
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
@@ -351,7 +391,7 @@ impl S3 for Memory {
             }
             whole.extend_from_slice(bytes);
         }
-        let etag = state.put(&input.key, false, whole.into())?;
+        let etag = state.put(&input.key, false, whole.into(), None)?;
         state.uploads.remove(&input.upload_id);
         let (bucket, key) = (Some(input.bucket), Some(input.key));
         ok(CompleteMultipartUploadOutput { bucket, key, e_tag: Some(etag), ..Default::default() })
