@@ -6,6 +6,9 @@
 //!   stop it (E-5), the handler does.
 //! - The journal mode of a file that somebody else made is left alone. One that we make is set to WAL, and so is one in which nothing is written
 //!   yet: a first start that was killed leaves such a file.
+//! - Where commits are followed (`source/tail.rs`) our connections keep SQLite's own checkpoints after 1,000 pages, as the application's do: these are passive and stop where the follower
+//!   is, so that they can do him no harm, and where he is not (no destination, a gap that waits for a full), nothing but they would keep the log short. What changes is
+//!   the end: closing leaves the log as it is.
 //! - The files of a database are opened by SQLite and in `descriptors.rs`, nowhere else: closing a descriptor of one drops all POSIX locks that this process
 //!   holds on it.
 
@@ -33,6 +36,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -48,6 +52,9 @@ use super::EngineError;
 
 /// How long the writer waits for another writer before the caller sees `Busy` and decides.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long whoever tends the log waits for another writer: he tries again soon, and must not keep others from writing meanwhile (H8).
+const TENDING_BUSY_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// KiB, as SQLite wants them told: the pages that a transaction of a chore changes. With SQLite's 2 MB some go to the WAL too early and are read again.
 const WRITER_CACHE: &str = "-4096";
@@ -65,6 +72,10 @@ pub struct Database {
     /// Whether this process made the file.
     made: bool,
     pools: Arc<Mutex<Pools>>,
+    /// Whether the write-ahead log is left as it is when the last connection closes.
+    keeps_log: bool,
+    /// How often somebody was given leave to write.
+    writes: Arc<AtomicU64>,
 }
 
 /// The connections to one file.
@@ -77,6 +88,8 @@ struct Pools {
     queries: SqlitePool,
     /// How readers are connected.
     reading: SqliteConnectOptions,
+    /// How those are connected that make checkpoints.
+    tending: SqliteConnectOptions,
 }
 
 /// Device and inode: what a path leads to.
@@ -87,6 +100,11 @@ impl FileId {
     /// Asks for attributes only: the file itself is SQLite's to open.
     fn of(path: &Path) -> io::Result<Self> {
         std::fs::metadata(path).map(|about| Self(about.dev(), about.ino()))
+    }
+
+    /// Of a file that is open.
+    fn of_file(file: &std::fs::File) -> io::Result<Self> {
+        file.metadata().map(|about| Self(about.dev(), about.ino()))
     }
 }
 
@@ -107,6 +125,9 @@ impl Database {
             EngineError::new(format!("cannot {what} database `{}`: {e}", path.display()))
         };
         let made = !path.exists();
+        if !made {
+            warn_of_owner(path);
+        }
         if made {
             if !create {
                 return Err(EngineError::new(format!("database `{}` does not exist", path.display()))
@@ -130,7 +151,15 @@ impl Database {
                 .await
                 .map_err(|e| cannot("open", &e))?;
         }
-        Ok(Self { path: path.to_owned(), made, pools: Arc::new(Mutex::new(pools)) })
+        let pools = Arc::new(Mutex::new(pools));
+        Ok(Self { path: path.to_owned(), made, pools, keeps_log: false, writes: Arc::default() })
+    }
+
+    /// The same, whose write-ahead log stays as it is when we close and nobody else is there: whoever follows it goes on from there.
+    #[must_use]
+    pub fn keeping_log(mut self, keeps: bool) -> Self {
+        self.keeps_log = keeps;
+        self
     }
 
     /// Where the file is.
@@ -145,7 +174,13 @@ impl Database {
 
     /// Begins a transaction that holds the write lock from its start. Keep it short, await nothing foreign in it.
     pub async fn write(&self) -> Result<Transaction<'static, sqlx::Sqlite>, sqlx::Error> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         self.pools().await?.writer.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// How often somebody of us was given leave to write.
+    fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
     }
 
     /// The same with a deadline: a statement that runs when `limit` is over is interrupted, and the transaction is rolled back when it is dropped.
@@ -158,6 +193,7 @@ impl Database {
 
     /// The connection that writes, without a transaction, for what refuses to be in one. Its statements are interrupted once `limit` is over.
     pub async fn alone(&self, limit: Duration) -> Result<PoolConnection<sqlx::Sqlite>, sqlx::Error> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + limit;
         let mut connection = self.pools().await?.writer.acquire().await?;
         connection.lock_handle().await?.set_progress_handler(STEPS_PER_LOOK, move || Instant::now() < deadline);
@@ -179,12 +215,28 @@ impl Database {
         self.pools().await?.reading.connect().await
     }
 
+    /// A connection that is nobody else's, for checkpoints and for holding the write lock for a moment: it waits for a moment only, and makes none by itself.
+    async fn tending(&self) -> Result<SqliteConnection, sqlx::Error> {
+        self.pools().await?.tending.connect().await
+    }
+
     /// Closes all connections.
+    ///
+    /// The last one to close makes a checkpoint and removes the log, wherever it can: one that only reads cannot lock the file for that. So where the log is to stay,
+    /// such a one is open until those that write have gone.
     pub async fn close(&self) {
         let pools = self.lock().clone();
+        let last = if self.keeps_log { self.apart().await.ok() } else { None };
+        if self.keeps_log {
+            pools.writer.close().await;
+        }
         pools.queries.close().await;
         pools.readers.close().await;
         pools.writer.close().await;
+        if let Some(last) = last {
+            // What cannot be closed is closed with its thread.
+            drop(last.close().await);
+        }
     }
 
     /// The connections to the file that is at the path now. A file that was replaced (restored by hand, say) lives on for whoever has it open:
@@ -249,6 +301,7 @@ impl Pools {
             })
             .connect_with(options.clone().create_if_missing(create).pragma("cache_size", WRITER_CACHE))
             .await?;
+        let tending = options.clone().busy_timeout(TENDING_BUSY_TIMEOUT).pragma("wal_autocheckpoint", "0");
         let reading = options
             .read_only(true)
             .pragma("query_only", "ON")
@@ -260,8 +313,31 @@ impl Pools {
             readers: pool(2).connect_lazy_with(reading.clone()),
             queries: pool(1).connect_lazy_with(reading.clone()),
             reading,
+            tending,
         })
     }
+}
+
+/// The first who opens a database with a write-ahead log makes the files beside it, and they are his (but for root, who gives them to the database's owner): an application of another
+/// user may then read only, or not at all (H28).
+fn warn_of_owner(path: &Path) {
+    let Ok(about) = std::fs::metadata(path) else { return };
+    let mut index = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    index.push("-shm");
+    let user = rustix::process::geteuid().as_raw();
+    if makes_files_of_another(about.uid(), user, Path::new(&index).exists()) {
+        warn!(
+            database = %path.display(),
+            owner = about.uid(),
+            user,
+            "the files beside the database will belong to this user, who is not its owner: run the sidecar as the application's user, or start the application first"
+        );
+    }
+}
+
+fn makes_files_of_another(owner: u32, user: u32, are_there: bool) -> bool {
+    const ROOT: u32 = 0;
+    !are_there && user != ROOT && user != owner
 }
 
 /// A read-only connection with a deadline.
@@ -288,5 +364,18 @@ impl Deref for Reader {
 impl DerefMut for Reader {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         &mut self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h28_files_of_another_user_are_told() {
+        assert!(makes_files_of_another(1000, 1001, false));
+        assert!(!makes_files_of_another(1000, 1001, true), "they are there");
+        assert!(!makes_files_of_another(1000, 1000, false), "they are the owner's");
+        assert!(!makes_files_of_another(1000, 0, false), "root gives them to the owner");
     }
 }

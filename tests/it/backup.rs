@@ -6,4 +6,5 @@ mod rebuild;
 mod restore;
 mod ship;
 mod source;
+mod tail;
 mod verify;

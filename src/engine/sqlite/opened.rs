@@ -79,6 +79,7 @@ impl Kind for Sqlite {
     fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready> {
         Box::pin(async move {
             let app = Database::open(&path_of(&settings.url)?, settings.create).await?;
+            let app = app.keeping_log(settings.follow.is_some());
             let mut metrics = None;
             for (_, path) in schema::databases(settings)?.into_iter().filter(|(part, _)| *part == Part::Metrics) {
                 // The sidecar's own: `create` is there so that an application is not given an empty database.
@@ -167,7 +168,8 @@ impl Opened for Databases {
 
     fn source(&self, settings: &Settings) -> Option<Arc<dyn backup::Source>> {
         let folder = settings.state_directory.join("backup");
-        Some(Arc::new(Pages::new(self.app.clone(), self.clock.clone(), folder, source::Settings::default())))
+        let settings = source::Settings { follow: settings.follow, ..source::Settings::default() };
+        Some(Arc::new(Pages::new(self.app.clone(), self.clock.clone(), folder, settings)))
     }
 
     fn close(&self) -> Pending<'_, ()> {

@@ -20,6 +20,8 @@
 //! - What is read is proven to be of one state as far as that goes: the log by its sums up to the commit, its frames by their numbers, the locks by a look at them, the
 //!   map by its digest.
 //!
+//! What follows the commits (`tail.rs`) is built on the same snapshots, maps and outlets.
+//!
 //! # Another database, or an older one
 //!
 //! An increment is right for whatever file is there: it is the difference to a state that is in the store. That another file is there (H20), or an older state of it
@@ -35,6 +37,8 @@ mod overlay;
 mod page_map;
 mod reading;
 mod snapshot;
+mod spot;
+mod tail;
 mod wal_index;
 
 use std::path::PathBuf;
@@ -51,10 +55,12 @@ use self::identity::Identity;
 use self::outlet::Outlet;
 use self::page_map::{About, Maps};
 use self::reading::{Done, Reading, change_counter};
-use self::snapshot::Snapshot;
+use self::snapshot::{Snapshot, State};
+use self::tail::Tailing;
 use super::{Database, errors};
-use crate::backup::{Adopted, Base, Look, Place, Segment, Soundness, Source, SourceError, Took, Want};
-use crate::clock::Clock;
+use crate::backup::{Adopted, Base, Look, Place, Segment, Soundness, Source, SourceError, Tail, Took, Want};
+use crate::clock::{Clock, Timestamp};
+use crate::engine::Follow;
 use crate::task::Pending;
 
 /// What a quick look may take.
@@ -69,11 +75,15 @@ pub struct Settings {
     /// How many bytes the write-ahead log may grow by while a full is checked; behind it the check is abandoned, and behind twice as many any reading is. Without it the
     /// larger of 1 GiB and the database's size: as much as the disk would need for a `VACUUM`.
     pub log_growth_max: Option<u64>,
+    /// How its commits are followed; nothing where they are not.
+    pub follow: Option<Follow>,
 }
 
 impl Settings {
     fn most_growth(&self, database: u64) -> u64 {
-        self.log_growth_max.unwrap_or(LEAST_GROWTH.max(database))
+        let most = self.log_growth_max.unwrap_or(LEAST_GROWTH.max(database));
+        // Rather a full that is tried again than commits that are lost to the tail.
+        self.follow.map_or(most, |follow| most.min(follow.log_max / 4))
     }
 }
 
@@ -85,6 +95,8 @@ pub struct Pages {
     settings: Settings,
     /// The state that the next increment begins at. Locked by who reads or adopts, until his thread has ended.
     adopted: Arc<Mutex<Option<About>>>,
+    /// Whether its commits are followed. Whoever locks both locks this behind the other.
+    tailing: Arc<Mutex<Tailing>>,
     /// The SQLite that was warned about.
     warned: AtomicU32,
 }
@@ -93,7 +105,8 @@ impl Pages {
     /// `database` as a source whose page maps are in `folder`.
     pub fn new(database: Database, clock: Clock, folder: PathBuf, settings: Settings) -> Self {
         let maps = Maps::new(folder);
-        Self { database, clock, maps, settings, adopted: Arc::default(), warned: AtomicU32::new(0) }
+        let (adopted, tailing) = (Arc::default(), Arc::default());
+        Self { database, clock, maps, settings, adopted, tailing, warned: AtomicU32::new(0) }
     }
 
     fn identity(&self) -> Result<Identity, SourceError> {
@@ -119,6 +132,10 @@ impl Pages {
     async fn adopt_state(&self, tip: &Base) -> Result<Adopted, SourceError> {
         let mut adopted = Arc::clone(&self.adopted).lock_owned().await;
         *adopted = None;
+        if let Some(about) = self.tailing.lock().await.adopt(&self.maps, tip)? {
+            *adopted = about;
+            return Ok(Adopted::Known);
+        }
         let about = match self.maps.adopt(tip) {
             Ok(Some(about)) => about,
             Ok(None) => return Ok(Adopted::Unknown(format!("there is no page map of {}", tip.place))),
@@ -145,6 +162,13 @@ impl Pages {
     }
 
     async fn read_pages(&self, want: Want, place: Place, into: mpsc::Sender<Bytes>) -> Result<Segment, SourceError> {
+        if want == Want::Full
+            && let Some(fixed) = self.tailing.lock().await.fixed(place)?
+        {
+            // What follows the commits knows the pages.
+            let what = What { want, place, base: None, maps: None };
+            return self.read_state(Held::Own(fixed.snapshot), None, what, fixed.observed, into).await;
+        }
         let adopted = Arc::clone(&self.adopted).lock_owned().await;
         let base = match (want, adopted.as_ref()) {
             (Want::Full, _) => None,
@@ -153,37 +177,64 @@ impl Pages {
                 return Err(SourceError::Broken("no state is known that an increment could begin at".to_owned()));
             }
         };
-        // The thread ends soon when nobody waits for it any more.
-        let stop = CancellationToken::new();
-        let _stops = stop.clone().drop_guard();
+        let what = What { want, place, base, maps: Some(self.maps.clone()) };
+        let tailing = Arc::clone(&self.tailing).lock_owned().await;
+        if let (Want::Changes, Tailing::Gap(gap)) = (want, &*tailing) {
+            // What was committed since it is held is followed.
+            let observed = gap.since;
+            return self.read_state(Held::Tails(tailing), Some(adopted), what, observed, into).await;
+        }
+        drop(tailing);
         let identity = self.identity()?;
         let snapshot = Snapshot::begin(&self.database).await?;
         let observed = self.clock.now();
         if identity != self.identity()? {
             return Err(SourceError::Busy("the database file is replaced just now".to_owned()));
         }
-        require_readable(&snapshot, base.as_ref())?;
+        self.read_state(Held::Own(snapshot), Some(adopted), what, observed, into).await
+    }
+
+    /// Reads what is held.
+    async fn read_state(
+        &self,
+        held: Held,
+        adopted: Option<OwnedMutexGuard<Option<About>>>,
+        what: What,
+        observed: Timestamp,
+        into: mpsc::Sender<Bytes>,
+    ) -> Result<Segment, SourceError> {
+        let What { want, place, base, maps } = what;
+        // The thread ends soon when nobody waits for it any more.
+        let stop = CancellationToken::new();
+        let _stops = stop.clone().drop_guard();
+        let state = held.snapshot()?.state.clone();
+        require_readable(&state, base.as_ref())?;
         let since = Instant::now();
-        let state = snapshot.state.clone();
         let most_growth = self.settings.most_growth(u64::from(state.pages) * u64::from(state.page_size));
-        let reading = Reading { state: state.clone(), identity, base: base.clone(), place, maps: self.maps.clone() };
+        let reading = Reading { state: state.clone(), identity: self.identity()?, base: base.clone(), place, maps };
         let outlet = Outlet::new(into, stop.clone(), state.clone(), most_growth.saturating_mul(2));
-        let (mut snapshot, adopted, done) = blocking(move || read(snapshot, adopted, reading, outlet)).await?;
+        let (held, adopted, done) = blocking(move || read(held, adopted, reading, outlet)).await?;
         let done = match done {
             Ok(done) => done,
             Err(e) => {
-                snapshot.end().await;
+                held.end().await;
                 return Err(e);
             }
         };
         let read = since.elapsed();
         self.warn_of(done.written_by);
         let since = Instant::now();
-        let checked = match want {
-            Want::Full => Some(check::check(&mut snapshot, most_growth, stop).await?),
-            Want::Changes => None,
+        let checked = match held {
+            Held::Own(mut snapshot) => {
+                let checked = match want {
+                    Want::Full => Some(check::check(&mut snapshot, most_growth, stop).await?),
+                    Want::Changes => None,
+                };
+                snapshot.end().await;
+                checked
+            }
+            Held::Tails(_) => None,
         };
-        snapshot.end().await;
         drop(adopted);
         let took = Took { read, check: if want == Want::Full { since.elapsed() } else { Duration::ZERO } };
         let (soundness, tables) =
@@ -239,14 +290,49 @@ impl Source for Pages {
     fn read(&self, want: Want, place: Place, into: mpsc::Sender<Bytes>) -> Pending<'_, Result<Segment, SourceError>> {
         Box::pin(self.read_pages(want, place, into))
     }
+
+    fn tail(&self) -> Option<&dyn Tail> {
+        self.settings.follow.map(|_| self as &dyn Tail)
+    }
+}
+
+/// What is to be read, and where to.
+struct What {
+    want: Want,
+    place: Place,
+    base: Option<About>,
+    maps: Option<Maps>,
+}
+
+/// What holds the state that is read: a transaction for it alone, or that of what follows the commits, which begins there.
+enum Held {
+    Own(Snapshot),
+    Tails(OwnedMutexGuard<Tailing>),
+}
+
+impl Held {
+    fn snapshot(&self) -> Result<&Snapshot, SourceError> {
+        match self {
+            Self::Own(snapshot) => Ok(snapshot),
+            Self::Tails(tailing) => tailing.held(),
+        }
+    }
+
+    async fn end(self) {
+        match self {
+            Self::Own(snapshot) => snapshot.end().await,
+            // Held on, for another try.
+            Self::Tails(_) => {}
+        }
+    }
 }
 
 /// What a thread works with, and gives back: the transaction lasts, and nobody else reads, until the thread has ended, whoever has gone away meanwhile.
-type Worked = (Snapshot, OwnedMutexGuard<Option<About>>, Result<Done, SourceError>);
+type Worked = (Held, Option<OwnedMutexGuard<Option<About>>>, Result<Done, SourceError>);
 
-fn read(snapshot: Snapshot, adopted: OwnedMutexGuard<Option<About>>, reading: Reading, outlet: Outlet) -> Worked {
-    let done = reading.run(outlet).and_then(|done| snapshot.require_held().map(|()| done));
-    (snapshot, adopted, done)
+fn read(held: Held, adopted: Option<OwnedMutexGuard<Option<About>>>, reading: Reading, outlet: Outlet) -> Worked {
+    let done = reading.run(outlet).and_then(|done| held.snapshot()?.require_held().map(|()| done));
+    (held, adopted, done)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SourceError> {
@@ -272,8 +358,7 @@ fn compare(about: &About, first: Option<&[u8]>) -> Adopted {
     }
 }
 
-fn require_readable(snapshot: &Snapshot, base: Option<&About>) -> Result<(), SourceError> {
-    let state = &snapshot.state;
+fn require_readable(state: &State, base: Option<&About>) -> Result<(), SourceError> {
     if state.pages == 0 {
         return Err(SourceError::Unsupported("there is nothing in the database, not even a table".to_owned()));
     }

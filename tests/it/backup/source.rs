@@ -3,9 +3,9 @@
 //! A database of this process is never opened here by anything but SQLite and the source: that would drop their locks (H4). Its files are copied by `cp`.
 
 mod beside;
-mod hostile;
+pub(super) mod hostile;
 mod large;
-mod random;
+pub(super) mod random;
 mod resumed;
 
 use std::path::{Path, PathBuf};
@@ -26,27 +26,27 @@ use tokio::sync::mpsc;
 use crate::support::run;
 
 /// The page that begins 1 GiB into a file, which the digest leaves out.
-fn lock_page(page_size: u32) -> u32 {
+pub(super) fn lock_page(page_size: u32) -> u32 {
     (1 << 30) / page_size + 1
 }
 
 /// The digest of an image, made from nothing but its bytes.
-fn digest_of(image: &[u8], page_size: u32) -> Digest {
+pub(super) fn digest_of(image: &[u8], page_size: u32) -> Digest {
     let pages = (1..).zip(image.chunks(page_size as usize));
     pages
         .filter(|(number, _)| *number != lock_page(page_size))
         .fold(Digest::default(), |digest, (number, page)| digest.plus(PageHash::of(number, page)))
 }
 
-fn place(position: u64) -> Place {
+pub(super) fn place(position: u64) -> Place {
     Place { timeline: Timeline(1), position: Position(position) }
 }
 
-fn shell(path: &Path, sql: &str) -> String {
+pub(super) fn shell(path: &Path, sql: &str) -> String {
     run("sqlite3", &["-bail", "-cmd", ".timeout 10000", path.to_str().unwrap(), sql]).trim_end().to_owned()
 }
 
-fn beside(path: &Path, end: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(end);
     PathBuf::from(name)
@@ -135,7 +135,7 @@ impl Scene {
 }
 
 /// Reads; `each` is called for each piece that came.
-async fn read(
+pub(super) async fn read(
     source: &dyn Source,
     want: Want,
     position: u64,
@@ -156,7 +156,7 @@ async fn read(
 }
 
 /// What the stock shell makes of `image` with `log` beside it, as the restore script does it: it must say that all frames were brought over.
-fn applied(image: &[u8], log: &[u8], page_size: u32) -> Vec<u8> {
+pub(super) fn applied(image: &[u8], log: &[u8], page_size: u32) -> Vec<u8> {
     if log.is_empty() {
         return image.to_vec();
     }
@@ -170,7 +170,7 @@ fn applied(image: &[u8], log: &[u8], page_size: u32) -> Vec<u8> {
 }
 
 /// The answers of the stock shell to `sql` about `image`.
-fn asked(image: &[u8], sql: &str) -> String {
+pub(super) fn asked(image: &[u8], sql: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image.db");
     std::fs::write(&path, image).unwrap();
@@ -179,7 +179,7 @@ fn asked(image: &[u8], sql: &str) -> String {
 }
 
 /// A table of rows that fill a page each.
-fn rows(count: u32) -> String {
+pub(super) fn rows(count: u32) -> String {
     format!(
         "PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB);
          WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {count})
@@ -187,7 +187,7 @@ fn rows(count: u32) -> String {
     )
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_says_what_is_in_it() {

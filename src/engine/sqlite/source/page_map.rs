@@ -1,7 +1,8 @@
 //! The hash of each page at a state that is in the store: what the next increment is told by.
 //!
 //! ```text
-//! 0      magic, 8 bytes   u32 version, page size, pages, change counter, timeline   u64 position, inode, born (s)   u32 born (ns)   digest as text   zeros
+//! 0      magic, 8 bytes   u32 version, page size, pages, change counter, timeline   u64 position, inode, born (s)   u32 born (ns)   digest as text
+//! 88     where in the database's own log: u32 two salts, frames, two sums; zeros without one   zeros
 //! 112    16 bytes of BLAKE3 over the 112 before
 //! 128    16 bytes of hash for each page; zeros for the lock page                                     numbers are big-endian
 //! ```
@@ -15,17 +16,24 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::identity::Identity;
+use super::spot::Spot;
 use crate::backup::digest::PageHash;
 use crate::backup::{Base, Digest, Place, Position, Timeline};
 
 const MAGIC: &[u8; 8] = b"ATSCPMAP";
-const VERSION: u32 = 1;
+/// 2: with the place in the log. A map of the first version is none, and the next backup a full.
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 128;
 const SUMMED_BYTES: usize = 112;
+/// Where the digest's digits are.
+const DIGEST: std::ops::Range<usize> = 56..88;
 const HASH_BYTES: usize = 16;
+/// Hashes that are read at once where single ones are asked for: 4 KiB.
+const HASHES_OF_A_BLOCK: u32 = 256;
 /// Bytes that are read or written at once.
 const PIECE: usize = 256 << 10;
 
@@ -42,6 +50,8 @@ pub struct About {
     pub changes: u32,
     /// The database file.
     pub identity: Identity,
+    /// Where in the database's own log the state is; zeros without one.
+    pub spot: Spot,
 }
 
 impl About {
@@ -56,6 +66,10 @@ impl About {
         }
         bytes.extend_from_slice(&self.identity.born.1.to_be_bytes());
         bytes.extend_from_slice(self.base.digest.to_string().as_bytes());
+        let Spot { salts, frames, sums } = self.spot;
+        for word in [salts[0], salts[1], frames, sums[0], sums[1]] {
+            bytes.extend_from_slice(&word.to_be_bytes());
+        }
         bytes.resize(SUMMED_BYTES, 0);
         let sum = blake3::hash(&bytes);
         bytes.extend_from_slice(&sum.as_bytes()[..HEADER_BYTES - SUMMED_BYTES]);
@@ -78,13 +92,17 @@ impl About {
         let mut long = || next(8) as u64;
         let (position, inode, born) = (long(), long(), long());
         let nanos = next(4) as u32;
-        let digest = std::str::from_utf8(&from[..32]).ok()?.parse().ok()?;
+        let digest = std::str::from_utf8(&bytes[DIGEST]).ok()?.parse().ok()?;
+        let _digest = (next(16), next(16));
+        let mut word = || next(4) as u32;
+        let spot = Spot { salts: [word(), word()], frames: word(), sums: [word(), word()] };
         let about = Self {
             base: Base { place: Place { timeline: Timeline(timeline), position: Position(position) }, digest },
             page_size,
             pages,
             changes,
             identity: Identity { inode, born: (born, nanos) },
+            spot,
         };
         // All of it is said again and compared: magic, zeros and sum, too.
         (version == VERSION && about.to_bytes() == *bytes).then_some(about)
@@ -111,6 +129,11 @@ impl Maps {
         self.folder.join("pages.map.new")
     }
 
+    /// Of what follows the commits: a reading may have a draft of its own at the same time.
+    fn tails_draft(&self) -> PathBuf {
+        self.folder.join("pages.map.tail")
+    }
+
     /// What the map of `tip` is of, which is in use from now on; nothing where there is none. A draft of another state stays: its segment may
     /// be on its way to the store.
     pub fn adopt(&self, tip: &Base) -> io::Result<Option<About>> {
@@ -121,6 +144,30 @@ impl Maps {
         fs::rename(self.draft(), self.current())?;
         File::open(&self.folder)?.sync_all()?;
         Ok(Some(about))
+    }
+
+    /// What the maps that there are are of: the one in use, and a draft.
+    pub fn all(&self) -> io::Result<Vec<About>> {
+        let (current, draft) = (about(&self.current())?, about(&self.draft())?);
+        Ok(current.into_iter().chain(draft).collect())
+    }
+
+    /// Begins a map that is to take the place of the one in use.
+    pub fn successor(&self) -> io::Result<MapWriter> {
+        self.writer(&self.tails_draft())
+    }
+
+    /// Puts the successor, which must be that of `about`, in the place of the one in use.
+    pub fn succeed(&self, about: &About) -> io::Result<HashFile> {
+        let hashes = HashFile::open(&self.tails_draft(), about)?;
+        fs::rename(self.tails_draft(), self.current())?;
+        File::open(&self.folder)?.sync_all()?;
+        Ok(hashes)
+    }
+
+    /// The map in use, which must still be that of `about`, for single hashes.
+    pub fn hashes(&self, about: &About) -> io::Result<HashFile> {
+        HashFile::open(&self.current(), about)
     }
 
     /// The map in use, which must still be that of `about`.
@@ -141,8 +188,12 @@ impl Maps {
 
     /// Begins a draft.
     pub fn draft_map(&self) -> io::Result<MapWriter> {
+        self.writer(&self.draft())
+    }
+
+    fn writer(&self, path: &Path) -> io::Result<MapWriter> {
         fs::create_dir_all(&self.folder)?;
-        let mut into = BufWriter::with_capacity(PIECE, File::create(self.draft())?);
+        let mut into = BufWriter::with_capacity(PIECE, File::create(path)?);
         // No header until it is whole.
         into.write_all(&[0; HEADER_BYTES])?;
         Ok(MapWriter { into })
@@ -193,6 +244,47 @@ impl MapReader {
     }
 }
 
+/// Gives single hashes.
+#[derive(Debug)]
+pub struct HashFile {
+    file: File,
+    pages: u32,
+    /// The hashes around the one that was asked for last: whoever asks does so in the order of the pages, mostly.
+    block: Vec<u8>,
+    /// The page that they begin at.
+    first: u32,
+}
+
+impl HashFile {
+    fn open(path: &Path, wanted: &About) -> io::Result<Self> {
+        if about(path)?.as_ref() != Some(wanted) {
+            return Err(io::Error::other("the page map has been changed by somebody else"));
+        }
+        Ok(Self { file: File::open(path)?, pages: wanted.pages, block: Vec::new(), first: 1 })
+    }
+
+    /// The hash of page `number`; nothing behind the last one.
+    pub fn hash(&mut self, number: u32) -> io::Result<Option<PageHash>> {
+        if number == 0 || number > self.pages {
+            return Ok(None);
+        }
+        let known = self.first..self.first + (self.block.len() / HASH_BYTES) as u32;
+        if !known.contains(&number) {
+            let first = number - (number - 1) % HASHES_OF_A_BLOCK;
+            let count = HASHES_OF_A_BLOCK.min(self.pages - first + 1);
+            self.block.clear();
+            self.block.resize(HASH_BYTES * count as usize, 0);
+            let at = HEADER_BYTES + HASH_BYTES * (first - 1) as usize;
+            self.file.read_exact_at(&mut self.block, at as u64).inspect_err(|_| self.block.clear())?;
+            self.first = first;
+        }
+        let at = HASH_BYTES * (number - self.first) as usize;
+        let mut bytes = [0; HASH_BYTES];
+        bytes.copy_from_slice(&self.block[at..at + HASH_BYTES]);
+        Ok(Some(PageHash::from_bytes(bytes)))
+    }
+}
+
 /// Takes hashes, in the order of the pages.
 pub struct MapWriter {
     into: BufWriter<File>,
@@ -227,6 +319,7 @@ mod tests {
             pages: hashes.len() as u32,
             changes: 7,
             identity: Identity { inode: u64::MAX, born: (1_800_000_000, 999_999_999) },
+            spot: Spot { salts: [1, 2], frames: 3, sums: [4, u32::MAX] },
         }
     }
 

@@ -8,6 +8,7 @@ use super::outlet::{Outlet, source_error};
 use super::overlay::Overlay;
 use super::page_map::{About, MapReader, MapWriter, Maps};
 use super::snapshot::State;
+use super::spot::Spot;
 use crate::backup::digest::PageHash;
 use crate::backup::{Base, Digest, Place, SourceError};
 use crate::engine::sqlite::wal::WalWriter;
@@ -25,8 +26,8 @@ pub struct Reading {
     pub base: Option<About>,
     /// Where it leads to.
     pub place: Place,
-    /// Where the map of it is written.
-    pub maps: Maps,
+    /// Where the map of it is written; nowhere, where what follows the commits has one.
+    pub maps: Option<Maps>,
 }
 
 /// What was read.
@@ -43,14 +44,14 @@ impl Reading {
     /// Reads all pages and sends those that are wanted.
     pub fn run(self, outlet: Outlet) -> Result<Done, SourceError> {
         let overlay = self.state.overlay()?;
-        let map = self.maps.draft_map().map_err(source_error)?;
-        match self.base.clone() {
-            None => self.full(&overlay, map, outlet),
-            Some(base) => self.changes(&overlay, map, outlet, &base),
+        let map = self.maps.as_ref().map(Maps::draft_map).transpose().map_err(source_error)?;
+        match (self.base.clone(), self.maps.clone()) {
+            (Some(base), Some(maps)) => self.changes(&overlay, map, outlet, &base, &maps),
+            _ => self.full(&overlay, map, outlet),
         }
     }
 
-    fn full(self, overlay: &Overlay, map: MapWriter, mut outlet: Outlet) -> Result<Done, SourceError> {
+    fn full(self, overlay: &Overlay, map: Option<MapWriter>, mut outlet: Outlet) -> Result<Done, SourceError> {
         let mut seen = Seen::new(map, self.state.page_size);
         image::pages(&self.state, overlay, |number, page| {
             seen.page(number, page)?;
@@ -60,21 +61,18 @@ impl Reading {
         seen.done(&self, self.state.pages)
     }
 
-    fn changes(self, overlay: &Overlay, map: MapWriter, outlet: Outlet, base: &About) -> Result<Done, SourceError> {
+    fn changes(
+        self,
+        overlay: &Overlay,
+        map: Option<MapWriter>,
+        outlet: Outlet,
+        base: &About,
+        maps: &Maps,
+    ) -> Result<Done, SourceError> {
         let mut seen = Seen::new(map, self.state.page_size);
-        let mut before = self.maps.open(base).map_err(source_error)?;
-        // The salts say to whoever looks at the file which state it belongs on.
-        let high = base.base.digest.high();
+        let mut before = maps.open(base).map_err(source_error)?;
         let watch = outlet.watch();
-        let mut log = Log {
-            outlet: Some(outlet),
-            writer: None,
-            page_size: self.state.page_size,
-            sequence: self.place.position.0 as u32,
-            salts: [(high >> 32) as u32, high as u32],
-            held: None,
-            sent: 0,
-        };
+        let mut log = Log::new(outlet, self.state.page_size, self.place, base.base.digest);
         let mut first = Vec::new();
         image::pages(&self.state, overlay, |number, page| {
             if number % PAGES_PER_LOOK == 0 {
@@ -90,7 +88,7 @@ impl Reading {
             }
             log.page(number, page)
         })?;
-        require_whole(before, base, &self.maps)?;
+        require_whole(before, base, maps)?;
         // A log that only makes the database shorter has a frame all the same: it is what carries the length.
         if log.held.is_none() && self.state.pages != base.pages {
             log.page(1, &first)?;
@@ -114,7 +112,7 @@ fn require_whole(map: MapReader, base: &About, maps: &Maps) -> Result<(), Source
 
 /// What is learnt on the way.
 struct Seen {
-    map: MapWriter,
+    map: Option<MapWriter>,
     lock_page: u32,
     digest: Digest,
     changes: u32,
@@ -122,7 +120,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(map: MapWriter, page_size: u32) -> Self {
+    fn new(map: Option<MapWriter>, page_size: u32) -> Self {
         Self { map, lock_page: lock_page(page_size), digest: Digest::default(), changes: 0, written_by: 0 }
     }
 
@@ -130,11 +128,13 @@ impl Seen {
     fn page(&mut self, number: u32, page: &[u8]) -> Result<PageHash, SourceError> {
         if number == 1 {
             self.changes = change_counter(page);
-            self.written_by = u32::from_be_bytes([page[96], page[97], page[98], page[99]]);
+            self.written_by = written_by(page);
         }
         let hash = if number == self.lock_page { PageHash::default() } else { PageHash::of(number, page) };
         self.digest = self.digest.plus(hash);
-        self.map.push(hash).map_err(source_error)?;
+        if let Some(map) = &mut self.map {
+            map.push(hash).map_err(source_error)?;
+        }
         Ok(hash)
     }
 
@@ -145,8 +145,11 @@ impl Seen {
             pages: reading.state.pages,
             changes: self.changes,
             identity: reading.identity,
+            spot: reading.state.commit.as_ref().map(Spot::of).unwrap_or_default(),
         };
-        self.map.finish(&about).map_err(source_error)?;
+        if let Some(map) = self.map {
+            map.finish(&about).map_err(source_error)?;
+        }
         Ok(Done { about, sent_pages, written_by: self.written_by })
     }
 }
@@ -156,8 +159,13 @@ pub fn change_counter(page: &[u8]) -> u32 {
     u32::from_be_bytes([page[24], page[25], page[26], page[27]])
 }
 
+/// The SQLite that wrote a first page last, as `sqlite_version_number`.
+pub fn written_by(page: &[u8]) -> u32 {
+    u32::from_be_bytes([page[96], page[97], page[98], page[99]])
+}
+
 /// The write-ahead log of an increment, which begins with its first page: of nothing, nothing is sent.
-struct Log {
+pub struct Log {
     outlet: Option<Outlet>,
     writer: Option<WalWriter<Outlet>>,
     page_size: u32,
@@ -169,7 +177,23 @@ struct Log {
 }
 
 impl Log {
-    fn page(&mut self, number: u32, page: &[u8]) -> Result<(), SourceError> {
+    /// One that leads from the state of digest `before` to `place`.
+    pub fn new(outlet: Outlet, page_size: u32, place: Place, before: Digest) -> Self {
+        // The salts say to whoever looks at the file which state it belongs on.
+        let high = before.high();
+        Self {
+            outlet: Some(outlet),
+            writer: None,
+            page_size,
+            sequence: place.position.0 as u32,
+            salts: [(high >> 32) as u32, high as u32],
+            held: None,
+            sent: 0,
+        }
+    }
+
+    /// Adds a page.
+    pub fn page(&mut self, number: u32, page: &[u8]) -> Result<(), SourceError> {
         let mut next = Vec::new();
         if let Some((held, bytes)) = self.held.take() {
             self.frame(held, &bytes, None)?;
@@ -194,7 +218,7 @@ impl Log {
     }
 
     /// Ends it with a commit of `pages` pages, and gives how many were sent.
-    fn end(mut self, pages: u32) -> Result<u32, SourceError> {
+    pub fn end(mut self, pages: u32) -> Result<u32, SourceError> {
         if let Some((number, page)) = self.held.take() {
             self.frame(number, &page, Some(pages))?;
         }

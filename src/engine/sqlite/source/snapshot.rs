@@ -110,6 +110,18 @@ impl Snapshot {
         }
     }
 
+    /// One on `connection`, which must be one that [`Database::apart`] gave; nothing where no attempt meets a pause between two commits. Writers are never stopped for it.
+    pub async fn try_begin(database: &Database, mut connection: SqliteConnection) -> Result<Option<Self>, SourceError> {
+        for _ in 0..ATTEMPTS {
+            match attempt(&mut connection, database.path()).await {
+                Ok(Some(state)) => return Self::of(connection, state).map(Some),
+                Ok(None) => {}
+                Err(e) => return Err(why_not(database, e)),
+            }
+        }
+        Ok(None)
+    }
+
     fn of(connection: SqliteConnection, state: State) -> Result<Self, SourceError> {
         if version_number(&state.engine_version) < WITHOUT_RESET_BUG {
             let version = &state.engine_version;
@@ -128,12 +140,24 @@ impl Snapshot {
 
     /// An error where the lock that kept the state was lost: what was read may be of several states. This blocks.
     pub fn require_held(&self) -> Result<(), SourceError> {
-        match self.shows_locks && is_lock_gone(&self.state.files) {
-            true => Err(SourceError::Broken(
-                "the lock on the database was lost while it was read: something in this process has opened and closed one of its files".to_owned(),
-            )),
+        match self.shows_locks && is_gone(|| holds_lock(&self.state.files)) {
+            true => Err(lost()),
             false => Ok(()),
         }
+    }
+
+    /// The same for a state that the database file has wholly: its lock is the one that keeps checkpoints out of the file. Others of this process cannot stand in for
+    /// it: SQLite asks the kernel for each lock once for all connections of a process.
+    pub fn require_held_in_file(&self) -> Result<(), SourceError> {
+        match self.shows_locks && is_gone(|| holds(&self.state.files, SLOT_0)) {
+            true => Err(lost()),
+            false => Ok(()),
+        }
+    }
+
+    /// Lets the state go, and gives its connection for another one where it is still good.
+    pub async fn give_back(mut self) -> Option<SqliteConnection> {
+        sqlx::raw_sql("ROLLBACK").execute(&mut self.connection).await.ok().map(|_| self.connection)
     }
 
     /// Lets the state go.
@@ -228,27 +252,41 @@ async fn recover(database: &Database, deadline: Instant) -> Result<(), SourceErr
     Ok(())
 }
 
+fn lost() -> SourceError {
+    SourceError::Broken(
+        "the lock on the database was lost while it was read: something in this process has opened and closed one of its files".to_owned(),
+    )
+}
+
 /// Whether no look of several finds the lock. The kernel gives `/proc/locks` in pieces, and leaves lines out when locks come and go between two: beside a busy
 /// application one look in some hundred misses what is there.
-fn is_lock_gone(files: &Files) -> bool {
+fn is_gone(holds: impl Fn() -> Option<bool>) -> bool {
     (0..LOOKS).all(|look| {
         if look > 0 {
             std::thread::sleep(BETWEEN_LOOKS);
         }
-        holds_lock(files) == Some(false)
+        holds() == Some(false)
     })
 }
 
+/// `WAL_READ_LOCK(0)` to `(4)`: from the third byte behind `UNIX_SHM_BASE` on.
+const MARKS: (u64, u64) = (123, 127);
+
+/// The first of them.
+const SLOT_0: (u64, u64) = (123, 123);
+
 /// Whether this process holds the lock of a reading: on one of the marks of the log's index, or SHARED on the database. Nothing where it cannot be seen.
+fn holds_lock(files: &Files) -> Option<bool> {
+    /// `SHARED_FIRST`, and `SHARED_SIZE` of them.
+    const SHARED: (u64, u64) = (0x4000_0002, 0x4000_01ff);
+    holds(files, if files.index.is_some() { MARKS } else { SHARED })
+}
+
+/// Whether this process holds a lock for reading on one of the bytes `wanted`.
 ///
 /// A line of `/proc/locks`: `3: POSIX  ADVISORY  READ  1234 08:01:131 123 123`, with the process, the inode, the first byte and the last. The device is not looked at: on some file
 /// systems it is another one than a file's attributes say.
-fn holds_lock(files: &Files) -> Option<bool> {
-    /// `WAL_READ_LOCK(0)` to `(4)`: from the third byte behind `UNIX_SHM_BASE` on.
-    const MARKS: (u64, u64) = (123, 127);
-    /// `SHARED_FIRST`, and `SHARED_SIZE` of them.
-    const SHARED: (u64, u64) = (0x4000_0002, 0x4000_01ff);
-    let wanted = if files.index.is_some() { MARKS } else { SHARED };
+fn holds(files: &Files, wanted: (u64, u64)) -> Option<bool> {
     let (inode, process) = (files.locked().ok()?.to_string(), std::process::id().to_string());
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
     Some(locks.lines().any(|line| {

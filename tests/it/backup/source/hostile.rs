@@ -8,10 +8,10 @@ use atlas_sidecar::engine::sqlite::wal::{Header, Sums, WalReader};
 use super::*;
 
 /// A Python program with the database's path as its argument, which says `ready` and then waits until it is killed.
-struct Application(Child);
+pub(in crate::backup) struct Application(Child);
 
 impl Application {
-    fn start(path: &Path, program: &str) -> Self {
+    pub(in crate::backup) fn start(path: &Path, program: &str) -> Self {
         let program = format!(
             "import sqlite3, sys, os, time\npath = sys.argv[1]\n{program}\nprint('ready', flush=True)\nsys.stdin.read()\n"
         );
@@ -27,7 +27,7 @@ impl Application {
         Self(child)
     }
 
-    fn kill(mut self) {
+    pub(in crate::backup) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -247,7 +247,7 @@ async fn h11_the_log_grows_within_bounds() {
     let Scene { folder, database, source } = Scene::new(&rows(1500)).await;
     database.close().await;
     drop((database, source));
-    let scene = Scene::with(folder, Settings { log_growth_max: Some(200_000) }).await;
+    let scene = Scene::with(folder, Settings { log_growth_max: Some(200_000), follow: None }).await;
     let writing = |pages: u32| {
         let (path, mut first) = (scene.path(), true);
         move |_: &Bytes| {

@@ -6,7 +6,7 @@ use super::*;
 
 /// What an application does.
 #[derive(Clone, Debug)]
-enum Step {
+pub(in crate::backup) enum Step {
     Insert {
         rows: u32,
         bytes: u32,
@@ -28,7 +28,7 @@ enum Step {
 }
 
 impl Step {
-    fn sql(&self, seed: u32) -> String {
+    pub(in crate::backup) fn sql(&self, seed: u32) -> String {
         match self {
             Self::Insert { rows, bytes } => format!(
                 "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows})
@@ -51,7 +51,7 @@ impl Step {
     }
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(in crate::backup) fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1..60u32, 0..3000u32).prop_map(|(rows, bytes)| Step::Insert { rows, bytes }),
         3 => (1..9u32).prop_map(|every| Step::Update { every }),
