@@ -40,6 +40,7 @@ pub mod catalog;
 pub mod claim;
 pub mod codec;
 pub mod digest;
+pub mod fold;
 pub mod index;
 pub mod layout;
 pub mod manifest;

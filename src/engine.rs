@@ -28,6 +28,7 @@ use prometheus::Registry;
 
 use crate::backup;
 use crate::backup::Rebuild;
+use crate::backup::fold::Weave;
 use crate::clock::{Clock, Timestamp};
 use crate::sample::Desc;
 use crate::sample::globs::Globs;
@@ -161,6 +162,11 @@ pub trait Kind: Sync {
         None
     }
 
+    /// How the segments of its databases' backups are made into one; nothing where there are no backups of them.
+    fn weave(&self) -> Option<&'static dyn Weave> {
+        None
+    }
+
     /// Opens what `settings` name and does what `run` may do there by itself.
     fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready>;
 
@@ -234,6 +240,11 @@ pub fn kind_of(url: &str) -> &'static dyn Kind {
 /// How databases of the engine that a manifest names are made of segments; no database has to be there.
 pub fn rebuild(engine: &str) -> Option<&'static dyn Rebuild> {
     KINDS.iter().filter_map(|kind| kind.rebuild()).find(|rebuild| rebuild.engine() == engine)
+}
+
+/// How segments of the engine that a manifest names are made into one.
+pub fn weave(engine: &str) -> Option<&'static dyn Weave> {
+    KINDS.iter().filter_map(|kind| kind.weave()).find(|weave| weave.engine() == engine)
 }
 
 /// An opened database: the parts that the rest of the program works with.

@@ -24,6 +24,7 @@
 //! What is read before the end has been checked only as far as its own member: who wants to be sure reads to the end and asks [`Decoded::finish`].
 
 pub mod age;
+pub(in crate::backup) mod apart;
 mod aside;
 mod decode;
 mod encode;
@@ -34,7 +35,7 @@ use std::io;
 
 pub use age::{Identity, Recipient};
 pub use decode::{Decoded, decode};
-pub use encode::encode;
+pub use encode::{Piece, encode, encode_members};
 
 use super::manifest::{Codec, Content};
 use crate::clock::Timestamp;

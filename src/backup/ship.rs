@@ -24,7 +24,7 @@
 //! No number is committed twice; what a crash left under one has another random word in its key. A new timeline leaves one out: the number that its predecessor may be committing at this very moment, having looked for
 //! a claim just before there was one.
 
-mod carry;
+pub(super) mod carry;
 mod commit;
 mod ground;
 pub mod metrics;
@@ -342,7 +342,7 @@ fn suspicion(catalog: &Catalog, look: &Look) -> Result<(), ShipError> {
 }
 
 /// Comes back when the run is asked to stop.
-async fn stopped(cx: &JobContext) {
+pub(super) async fn stopped(cx: &JobContext) {
     // As long as a wait may be; nobody is woken by it.
     while cx.rest(Duration::from_secs(3600)).await.is_ok() {}
 }

@@ -16,6 +16,7 @@ pub mod atlas;
 mod descriptors;
 pub mod errors;
 pub mod expiry;
+pub mod fold;
 mod history;
 mod opened;
 pub mod queries;

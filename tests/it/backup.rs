@@ -1,6 +1,7 @@
 //! Backups: from a source to a store, and back.
 
 mod end_to_end;
+mod fold;
 mod prune;
 mod rebuild;
 mod restore;

@@ -48,6 +48,11 @@ pub(super) fn seal(recipients: &[Recipient]) -> Result<(Sealer, Vec<u8>), CodecE
     Ok((Sealer::new(&derive(&nonce, &file_key, b"payload")), begun))
 }
 
+/// How many bytes of a file, whose header and nonce are `header` bytes long, hold its first `plain` ones: whole chunks.
+pub(super) fn sealed_bytes(header: u64, plain: u64) -> u64 {
+    header + plain.div_ceil(stream::CHUNK_BYTES as u64) * stream::SEALED_BYTES as u64
+}
+
 /// Reads the header of `sealed` and gives what reads the rest.
 pub(super) fn open<R: BufRead>(identity: &Identity, mut sealed: R) -> io::Result<Opener<R>> {
     let header = header::read(&mut sealed)?;

@@ -15,6 +15,21 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::{BLOCK_BYTES, CodecError, Encoded, Form, Label, age, gzip, zstd};
 use crate::backup::manifest::{Codec, Content, Sum};
 
+/// What is encoded member by member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Plain bytes.
+    Bytes(Bytes),
+    /// What came so far must be readable without what follows: a member, or several, end here. It stands behind bytes.
+    End,
+}
+
+impl From<Bytes> for Piece {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
 /// Reads `plain` until its sender is gone and sends what is stored. No bytes at all make a file of no bytes.
 ///
 /// That the sender is gone is the end, whatever made it go: whether all bytes were sent, its own result has to say. When the receiver of the stored bytes is gone,
@@ -28,26 +43,65 @@ pub async fn encode(
     plain: Receiver<Bytes>,
     stored: Sender<Bytes>,
 ) -> Result<Encoded, CodecError> {
+    Ok(encode_pieces(form, label, threads, plain, stored).await?.0)
+}
+
+/// The same, and what had been stored at each [`Piece::End`]. With recipients that is what had left by then: what stood before the end may follow a little later.
+pub async fn encode_members(
+    form: &Form,
+    label: Label,
+    threads: usize,
+    plain: Receiver<Piece>,
+    stored: Sender<Bytes>,
+) -> Result<(Encoded, Vec<Content>), CodecError> {
+    encode_pieces(form, label, threads, plain, stored).await
+}
+
+async fn encode_pieces<P: Into<Piece>>(
+    form: &Form,
+    label: Label,
+    threads: usize,
+    plain: Receiver<P>,
+    stored: Sender<Bytes>,
+) -> Result<(Encoded, Vec<Content>), CodecError> {
     let codec = form.codec;
     let label = Arc::new(label);
-    let mut source = Blocks { plain, pending: BytesMut::new(), count: 0 };
+    let mut source = Blocks { plain, pending: BytesMut::new(), count: 0, ending: false };
     let mut end = End::new(form, stored)?;
-    let mut tally = Tally::default();
-    let mut packing: VecDeque<JoinHandle<Result<Vec<u8>, CodecError>>> = VecDeque::new();
-    while let Some(block) = source.next(&end.stored).await? {
+    let (mut tally, mut ends) = (Tally::default(), Vec::new());
+    let mut packing: VecDeque<Packing> = VecDeque::new();
+    while let Some(piece) = source.next(&end.stored).await? {
+        let block = match piece {
+            Piece::Bytes(block) => block,
+            Piece::End => {
+                match packing.back_mut() {
+                    Some(last) => last.ends = true,
+                    None => ends.push(end.content()),
+                }
+                continue;
+            }
+        };
         if packing.len() >= threads.max(1)
             && let Some(first) = packing.pop_front()
         {
-            end.put(joined(first).await??).await?;
+            ends.extend(end.take(first).await?);
         }
         let (packed, label) = (block.clone(), (source.count == 1).then(|| label.clone()));
-        packing.push_back(spawn_blocking(move || pack(codec, &packed, label.as_deref())));
+        let work = spawn_blocking(move || pack(codec, &packed, label.as_deref()));
+        packing.push_back(Packing { work, ends: false });
         tally = on_a_thread(move || tally.with(&block)).await?;
     }
     for packed in packing {
-        end.put(joined(packed).await??).await?;
+        ends.extend(end.take(packed).await?);
     }
-    Ok(Encoded { plain: tally.content(), stored: end.finish().await? })
+    Ok((Encoded { plain: tally.content(), stored: end.finish().await? }, ends))
+}
+
+/// A block on its way.
+struct Packing {
+    work: JoinHandle<Result<Vec<u8>, CodecError>>,
+    /// Whether it is the last one before an end.
+    ends: bool,
 }
 
 fn pack(codec: Codec, block: &[u8], label: Option<&Label>) -> Result<Vec<u8>, CodecError> {
@@ -58,32 +112,45 @@ fn pack(codec: Codec, block: &[u8], label: Option<&Label>) -> Result<Vec<u8>, Co
 }
 
 /// Bytes as they come, cut anew.
-struct Blocks {
-    plain: Receiver<Bytes>,
+struct Blocks<P> {
+    plain: Receiver<P>,
     pending: BytesMut,
     count: u64,
+    /// Whether an end stands behind what is pending.
+    ending: bool,
 }
 
-impl Blocks {
-    /// The next block: full ones, then a shorter one, which is empty only where it is the first. Ends early when nobody takes what is stored.
-    async fn next(&mut self, stored: &Sender<Bytes>) -> Result<Option<Bytes>, CodecError> {
-        while self.pending.len() < BLOCK_BYTES {
+impl<P: Into<Piece>> Blocks<P> {
+    /// The next block: full ones, before each end and at the last a shorter one, which is empty only where it is the first. Ends early when nobody takes what is stored.
+    async fn next(&mut self, stored: &Sender<Bytes>) -> Result<Option<Piece>, CodecError> {
+        while self.pending.len() < BLOCK_BYTES && !self.ending {
             let piece = tokio::select! {
                 piece = self.plain.recv() => piece,
                 () = stored.closed() => return Err(CodecError::Abandoned),
             };
-            let Some(piece) = piece else { break };
+            let piece = match piece.map(Into::into) {
+                Some(Piece::Bytes(piece)) => piece,
+                Some(Piece::End) => {
+                    self.ending = true;
+                    break;
+                }
+                None => break,
+            };
             if self.pending.is_empty() && piece.len() == BLOCK_BYTES {
                 self.count += 1;
-                return Ok(Some(piece));
+                return Ok(Some(Piece::Bytes(piece)));
             }
             self.pending.extend_from_slice(&piece);
+        }
+        if self.pending.is_empty() && self.ending {
+            self.ending = false;
+            return Ok(Some(Piece::End));
         }
         if self.pending.is_empty() && self.count > 0 {
             return Ok(None);
         }
         self.count += 1;
-        Ok(Some(self.pending.split_to(self.pending.len().min(BLOCK_BYTES)).freeze()))
+        Ok(Some(Piece::Bytes(self.pending.split_to(self.pending.len().min(BLOCK_BYTES)).freeze())))
     }
 }
 
@@ -109,6 +176,17 @@ impl End {
             recipients => age::seal(recipients).map(|(sealer, header)| (Some(sealer), header))?,
         };
         Ok(Self { stored, seal: Seal { sealer, tally: Tally::default(), begun } })
+    }
+
+    /// Takes a block, and tells what is stored with it where it stands before an end.
+    async fn take(&mut self, packing: Packing) -> Result<Option<Content>, CodecError> {
+        self.put(joined(packing.work).await??).await?;
+        Ok(packing.ends.then(|| self.content()))
+    }
+
+    /// What has left so far.
+    fn content(&self) -> Content {
+        self.seal.tally.clone().content()
     }
 
     async fn put(&mut self, packed: Vec<u8>) -> Result<(), CodecError> {
@@ -158,14 +236,14 @@ impl Seal {
 }
 
 /// Length and sum of bytes that pass.
-#[derive(Default)]
-struct Tally {
+#[derive(Clone, Default)]
+pub(super) struct Tally {
     bytes: u64,
     sum: Sha256,
 }
 
 impl Tally {
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
         self.sum.update(bytes);
     }
@@ -175,7 +253,7 @@ impl Tally {
         self
     }
 
-    fn content(self) -> Content {
+    pub(super) fn content(self) -> Content {
         Content { bytes: self.bytes, sha256: Sum::from_bytes(self.sum.finalize().into()) }
     }
 }

@@ -25,13 +25,13 @@ const IN_FLIGHT: usize = 3;
 const MOST_PARTS: u32 = 10_000;
 
 /// Pieces that wait between two stages: each is about a MiB.
-pub(super) const QUEUED: usize = 4;
+pub(in crate::backup) const QUEUED: usize = 4;
 
 /// Bytes of a file read at once.
 const PIECE: usize = 1 << 20;
 
 /// An object on its way into the store. It is there after [`Landing::finish`], never before.
-pub(super) struct Landing {
+pub(in crate::backup) struct Landing {
     store: Arc<dyn ObjectStore>,
     key: ObjectKey,
     upload: Option<Arc<dyn Upload>>,
@@ -40,13 +40,13 @@ pub(super) struct Landing {
 }
 
 impl Landing {
-    pub(super) fn new(store: &Arc<dyn ObjectStore>, key: &ObjectKey) -> Self {
+    pub(in crate::backup) fn new(store: &Arc<dyn ObjectStore>, key: &ObjectKey) -> Self {
         let (store, key) = (Arc::clone(store), key.clone());
         Self { store, key, upload: None, parts: 0, rest: BytesMut::new() }
     }
 
     /// Takes what comes until nothing does any more; whether that was all, somebody else has to know.
-    pub(super) async fn take(&mut self, mut stored: mpsc::Receiver<Bytes>) -> Result<(), ShipError> {
+    pub(in crate::backup) async fn take(&mut self, mut stored: mpsc::Receiver<Bytes>) -> Result<(), ShipError> {
         let mut flying = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -87,7 +87,7 @@ impl Landing {
     }
 
     /// Makes the object. One that fits into a part goes there in one request.
-    pub(super) async fn finish(&mut self) -> Result<(), ShipError> {
+    pub(in crate::backup) async fn finish(&mut self) -> Result<(), ShipError> {
         let rest = self.rest.split().freeze();
         if self.upload.is_none() {
             return Ok(self.store.put(&self.key, rest).await?);
@@ -98,7 +98,7 @@ impl Landing {
     }
 
     /// Throws away what is there of it, if the store lets us.
-    pub(super) async fn abort(&self) {
+    pub(in crate::backup) async fn abort(&self) {
         if let Some(upload) = &self.upload
             && let Err(error) = upload.abort().await
         {
@@ -108,7 +108,7 @@ impl Landing {
 }
 
 /// Writes what comes to `file`, durably.
-pub(super) async fn write_spool(mut file: File, mut stored: mpsc::Receiver<Bytes>) -> io::Result<()> {
+pub(in crate::backup) async fn write_spool(mut file: File, mut stored: mpsc::Receiver<Bytes>) -> io::Result<()> {
     while let Some(piece) = stored.recv().await {
         file.write_all(&piece).await?;
     }
@@ -117,7 +117,11 @@ pub(super) async fn write_spool(mut file: File, mut stored: mpsc::Receiver<Bytes
 }
 
 /// Sends the bytes of `file`, which must be `content`.
-pub(super) async fn read_spool(file: &Path, content: &Content, into: mpsc::Sender<Bytes>) -> Result<(), ShipError> {
+pub(in crate::backup) async fn read_spool(
+    file: &Path,
+    content: &Content,
+    into: mpsc::Sender<Bytes>,
+) -> Result<(), ShipError> {
     let of_spool = |error| ShipError::State { folder: file.to_owned(), error };
     let mut from = File::open(file).await.map_err(of_spool)?;
     let (mut sum, mut length) = (Sha256::new(), 0);
@@ -144,7 +148,11 @@ pub(super) async fn read_spool(file: &Path, content: &Content, into: mpsc::Sende
 }
 
 /// Fetches the object back and looks whether it is `content`.
-pub(super) async fn read_back(store: &dyn ObjectStore, key: &ObjectKey, content: &Content) -> Result<(), ShipError> {
+pub(in crate::backup) async fn read_back(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    content: &Content,
+) -> Result<(), ShipError> {
     let mut download = store.get(key, Part::default()).await?;
     let (mut sum, mut length) = (Sha256::new(), 0);
     while let Some(piece) = download.body.next().await {

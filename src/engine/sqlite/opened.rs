@@ -16,7 +16,8 @@ use super::schema::Part;
 use super::schema::inventory;
 use super::source::{self, Pages};
 use super::upkeep::Keeper;
-use super::{Database, path_of, rebuild, schema, sources, table};
+use super::{Database, fold, path_of, rebuild, schema, sources, table};
+use crate::backup::fold::Weave;
 use crate::backup::{self, Rebuild};
 use crate::clock::{Clock, Timestamp};
 use crate::engine::ids::Instance;
@@ -74,6 +75,10 @@ impl Kind for Sqlite {
 
     fn rebuild(&self) -> Option<&'static dyn Rebuild> {
         Some(&rebuild::Sqlite)
+    }
+
+    fn weave(&self) -> Option<&'static dyn Weave> {
+        Some(&fold::Logs)
     }
 
     fn open<'a>(&'a self, settings: &'a Settings, clock: &'a Clock, registry: &'a Registry) -> Answer<'a, Ready> {

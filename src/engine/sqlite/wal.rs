@@ -207,6 +207,11 @@ impl<W: Write> WalWriter<W> {
         self.to.write_all(page)
     }
 
+    /// Hands on what was written, all of it.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+
     /// Ends the log, and gives back what it was written to.
     ///
     /// # Panics

@@ -7,9 +7,9 @@ use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use super::damaged;
 
-const CHUNK_BYTES: usize = 64 << 10;
+pub(super) const CHUNK_BYTES: usize = 64 << 10;
 const TAG_BYTES: usize = 16;
-const SEALED_BYTES: usize = CHUNK_BYTES + TAG_BYTES;
+pub(super) const SEALED_BYTES: usize = CHUNK_BYTES + TAG_BYTES;
 
 /// A key with the number of the next chunk.
 struct Numbered {
