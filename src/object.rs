@@ -204,8 +204,11 @@ pub trait ObjectStore: Send + Sync {
     /// Stores a small object where there is none yet: `Exists` otherwise. After a lost answer it may be our own that exists; the caller compares.
     fn create<'a>(&'a self, key: &'a ObjectKey, bytes: Bytes) -> Pending<'a, Result<(), ObjectError>>;
 
-    /// [`ObjectStore::create`], with a note that comes back with the object: printable ASCII, at most [`MOST_NOTE_BYTES`]. Both are there or neither is. Up to
-    /// [`PART_BYTES`], and from memory.
+    /// [`ObjectStore::create`], with a note that comes back with the object, whatever part of it is asked for. Both are there or neither is. Up to [`PART_BYTES`], and
+    /// from memory. A key that has a note is never given to [`ObjectStore::put`].
+    ///
+    /// A note has 1 to [`MOST_NOTE_BYTES`] printable characters of ASCII, and begins and ends with no blank; another one is `Denied`. Some stores drop it without a word
+    /// ([`probe::keeps_notes`]).
     fn create_noted<'a>(
         &'a self,
         key: &'a ObjectKey,
@@ -256,6 +259,19 @@ pub enum ObjectError {
     /// What came is not what was stored, or no answer that makes sense.
     #[error("{0}")]
     Corrupt(String),
+}
+
+/// Refuses what is no note. They travel as a field of a header, which carries nothing but ASCII everywhere and has no blanks at its ends.
+fn check_note(note: &str) -> Result<(), ObjectError> {
+    let printable = note.bytes().all(|b| (b' '..=b'~').contains(&b));
+    let whole = !note.is_empty() && note.len() <= MOST_NOTE_BYTES && note.trim_matches(' ').len() == note.len();
+    match printable && whole {
+        true => Ok(()),
+        false => Err(ObjectError::Denied(format!(
+            "a note of {} bytes: it must have 1 to {MOST_NOTE_BYTES} printable characters of ASCII, and no blank at its ends",
+            note.len()
+        ))),
+    }
 }
 
 /// All objects whose keys begin with `prefix`.

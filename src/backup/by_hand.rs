@@ -6,12 +6,12 @@
 //!
 //! Both are written again when a sidecar starts, so that they are those of the version that writes.
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use super::catalog::Catalog;
-use super::layout::{guide_key, manifest_key, script_key};
+use super::layout::{fold_key, guide_key, manifest_key, script_key};
 use crate::object::ObjectKey;
 
 /// How to restore, for people.
@@ -26,17 +26,17 @@ pub fn objects() -> Vec<(ObjectKey, Bytes)> {
 }
 
 /// The SHA-256 of every object that manifests name, and of the manifests, for `sha256sum -c`; its place is [`super::layout::sums_key`]. An object that is not
-/// there is in it too, so that its absence is noticed.
+/// there is in it too, so that its absence is noticed. Live segments are not: there may be thousands, they go when they were folded, and have their sums in their notes.
 pub fn sums(catalog: &Catalog) -> Bytes {
-    let mut lines = String::new();
-    for (place, entry) in &catalog.entries {
-        if let Some(object) = &entry.manifest.object {
-            // Two blanks: a name, of a file that is read as bytes.
-            let _ = writeln!(lines, "{}  {}", object.stored.sha256, object.key);
-        }
-        let _ = writeln!(lines, "{}  {}", entry.sha256, manifest_key(*place));
+    let segments = catalog.entries.iter().map(|(place, entry)| (manifest_key(*place), entry));
+    let folds = catalog.folds.iter().map(|((place, kind), entry)| (fold_key(*place, *kind), entry));
+    let mut lines = BTreeMap::new();
+    for (key, entry) in segments.chain(folds) {
+        lines.extend(entry.manifest.objects().map(|object| (object.key.as_str().to_owned(), &object.stored.sha256)));
+        lines.insert(key.to_string(), &entry.sha256);
     }
-    lines.into()
+    // Two blanks: a name, of a file that is read as bytes.
+    lines.iter().map(|(key, sum)| format!("{sum}  {key}\n")).collect::<String>().into()
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! name is taken), then its folder is synced. Temporary files lie in the folder itself under names that no key can have (`.tmp-…`); what a crash leaves of
 //! them is removed by the first writing of a later run, when it is a day old.
 //!
-//! The note of an object is a file beside it, `.NAME.note`, which is written first; a lock on the destination's folder keeps another writer from the moment between the two.
+//! The note of an object is a file beside it, `.NAME.note`, which is written first and removed last: without its object it says nothing, and the next creation of the object writes over
+//! it. A lock on the destination's folder keeps another writer, or one that deletes, from the moment between the two.
 //!
 //! # A disk that is not there
 //!
@@ -30,7 +31,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info};
 
-use super::{Download, ObjectError, ObjectKey, ObjectStore, Page, Part, Upload};
+use super::{Download, ObjectError, ObjectKey, ObjectStore, Page, Part, Upload, check_note};
 use crate::clock::{Clock, Timestamp};
 use crate::secret::private_folder;
 use crate::task::Pending;
@@ -219,16 +220,24 @@ impl Folder {
     }
 
     fn store_noted(&self, key: &ObjectKey, bytes: &[u8], note: &str) -> Result<(), ObjectError> {
+        check_note(note)?;
         self.ready()?;
         let stored = || {
-            let _alone = Flock::lock(File::open(&self.root)?)?;
-            if self.path(key).exists() {
-                return Err(ErrorKind::AlreadyExists.into());
+            let _alone = self.alone()?;
+            // A link that leads nowhere is there, too.
+            if fs::symlink_metadata(self.path(key)).is_ok() {
+                // Perhaps our own, of a try that failed at the next step: what the caller finds must be durable.
+                return self.path(key).parent().map_or(Ok(()), sync).and(Err(ErrorKind::AlreadyExists.into()));
             }
             self.write(note.as_bytes(), &self.note_path(key), Name::Take)?;
             self.write(bytes, &self.path(key), Name::New)
         };
         stored().map_err(|e| self.refused("store", key.as_str(), &e))
+    }
+
+    /// Keeps others from objects with notes, until it is dropped.
+    fn alone(&self) -> io::Result<Flock> {
+        Flock::lock(File::open(&self.root)?)
     }
 
     /// Where the note of `key` is: no key names it.
@@ -313,7 +322,11 @@ impl Folder {
         let place = format!("`{key}` in `{}`", self.root.display());
         let note = match fs::read_to_string(self.note_path(key)) {
             Ok(note) => Some(note),
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            // Removed since the file was opened, after its object: then that one is gone, too.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                fs::metadata(self.path(key)).map_err(refused)?;
+                None
+            }
             Err(e) => return Err(refused(e)),
         };
         Ok(Download { bytes, version: Some(version), note, body: Box::pin(body(file, place, part.from, to)) })
@@ -325,12 +338,16 @@ impl Folder {
         }
         let path = self.path(key);
         let mut folder = path.parent().unwrap_or(&self.root);
-        match fs::remove_file(&path).and_then(|()| sync(folder)) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(self.refused("delete", key.as_str(), &e)),
-            _ => {}
+        let refused = |e: io::Error| self.refused("delete", key.as_str(), &e);
+        {
+            let _alone = self.alone().map_err(refused)?;
+            match fs::remove_file(&path).and_then(|()| sync(folder)) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(refused(e)),
+                _ => {}
+            }
+            // What cannot be removed says nothing without its object.
+            let _ = fs::remove_file(self.note_path(key));
         }
-        // Without its object it says nothing.
-        let _ = fs::remove_file(self.note_path(key));
         // A bucket has no folders: the last object takes its own with it.
         while folder != self.root && fs::remove_dir(folder).is_ok() {
             folder = folder.parent().unwrap_or(&self.root);

@@ -1,7 +1,7 @@
 //! What a destination really does: asked with a few objects of its own, under a name that nothing else has, which are gone afterwards.
 //!
 //! What servers say of themselves is not to be relied on: some ignore `If-None-Match`, some answer a deletion with success and keep the object, some give the
-//! whole object where a part of it was asked for.
+//! whole object where a part of it was asked for, some drop what was noted about it.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 
 use super::{
-    Destination, ObjectError, ObjectKey, ObjectStore, PART_BYTES, Part, Settings, get_small, list_all, open_bare, s3,
+    Destination, MOST_NOTE_BYTES, ObjectError, ObjectKey, ObjectStore, PART_BYTES, Part, Settings, get_small, list_all,
+    open_bare, s3,
 };
 use crate::clock::{Clock, Timestamp};
 
@@ -65,6 +66,7 @@ pub async fn probe(store: &dyn ObjectStore, clock: &Clock) -> Vec<Line> {
         probe.create().await;
         probe.large().await;
         probe.list().await;
+        probe.notes().await;
     }
     probe.delete().await;
     probe.lines
@@ -74,12 +76,37 @@ pub async fn probe(store: &dyn ObjectStore, clock: &Clock) -> Vec<Line> {
 pub async fn honours_create(store: &dyn ObjectStore) -> Result<bool, ObjectError> {
     let key = Keys::new().key("created");
     let twice = created_twice(store, &key).await;
-    match store.delete(&key).await {
+    removed(store, &key).await;
+    twice
+}
+
+/// Whether a note comes back with its object, as [`ObjectStore::create_noted`] promises. Leaves an object `probe-…` behind where it may not delete.
+pub async fn keeps_notes(store: &dyn ObjectStore) -> Result<bool, ObjectError> {
+    let key = Keys::new().key(NOTED);
+    let kept = noted(store, &key).await;
+    removed(store, &key).await;
+    kept
+}
+
+async fn removed(store: &dyn ObjectStore, key: &ObjectKey) {
+    match store.delete(key).await {
         Ok(()) | Err(ObjectError::Denied(_)) => {}
         // The answer is known; an object that was left behind is no reason not to give it.
         Err(error) => tracing::debug!(key = %key, %error, "cannot remove what was tried"),
     }
-    twice
+}
+
+async fn noted(store: &dyn ObjectStore, key: &ObjectKey) -> Result<bool, ObjectError> {
+    // As long as one may be, with all that a manifest may hold: some servers have less room, some know fewer characters.
+    let note: String = (b'!'..=b'~').map(char::from).cycle().take(MOST_NOTE_BYTES).collect();
+    match store.create_noted(key, Bytes::from_static(b"noted"), &note).await {
+        // Our own, of a try whose answer was lost.
+        Ok(()) | Err(ObjectError::Exists(_)) => {}
+        Err(e) => return Err(e),
+    }
+    // As notes are read: with a byte of the object.
+    let download = store.get(key, Part { from: 0, to: Some(1), version: None }).await?;
+    Ok(download.note == Some(note))
 }
 
 async fn created_twice(store: &dyn ObjectStore, key: &ObjectKey) -> Result<bool, ObjectError> {
@@ -110,8 +137,11 @@ impl Keys {
     }
 }
 
-/// The names that a probe uses.
+/// The names of what must have been stored when it is listed.
 const NAMES: [&str; 3] = ["created", "large", "small"];
+
+/// The name of what has a note.
+const NOTED: &str = "noted";
 
 /// What the small object holds.
 const SMALL: &[u8] = b"What is written here is read back, whole and in part.\n";
@@ -176,6 +206,19 @@ impl Probe<'_> {
         self.line("create twice", verdict, words);
     }
 
+    async fn notes(&mut self) {
+        let lost = |why: &str| {
+            let what = "the live tail of a database cannot be kept there (`backup.sqlite.interval = \"\"`), backups by the schedule can";
+            (Verdict::Look, format!("{why}: {what}"))
+        };
+        let (verdict, words) = match noted(self.store, &self.keys.key(NOTED)).await {
+            Ok(true) => (Verdict::Good, "what is noted about an object comes back with it".to_owned()),
+            Ok(false) => lost("what is noted about an object (`x-amz-meta-…`) is dropped"),
+            Err(e) => lost(&e.to_string()),
+        };
+        self.line("notes", verdict, words);
+    }
+
     async fn large(&mut self) {
         let key = self.keys.key("large");
         let stored = self.in_parts(&key).await;
@@ -232,7 +275,7 @@ impl Probe<'_> {
 
     async fn delete(&mut self) {
         let mut refused = None;
-        for name in NAMES {
+        for name in NAMES.into_iter().chain([NOTED]) {
             refused = self.store.delete(&self.keys.key(name)).await.err().or(refused);
         }
         // Nothing was stored: there is nothing to say.

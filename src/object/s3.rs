@@ -27,7 +27,7 @@ use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::Bytes;
 use futures_util::stream;
 
-use super::{Download, ObjectError, ObjectKey, ObjectStore, Page, Part, Upload};
+use super::{Download, ObjectError, ObjectKey, ObjectStore, Page, Part, Upload, check_note};
 use crate::secret::{Secret, redacted_url};
 use crate::task::Pending;
 
@@ -232,7 +232,10 @@ impl ObjectStore for S3 {
         bytes: Bytes,
         note: &'a str,
     ) -> Pending<'a, Result<(), ObjectError>> {
-        Box::pin(self.0.create(self.0.put(key, bytes.clone()).metadata(NOTE, note), key, bytes.len()))
+        Box::pin(async move {
+            check_note(note)?;
+            self.0.create(self.0.put(key, bytes.clone()).metadata(NOTE, note), key, bytes.len()).await
+        })
     }
 
     fn upload<'a>(&'a self, key: &'a ObjectKey) -> Pending<'a, Result<Box<dyn Upload>, ObjectError>> {

@@ -1,6 +1,7 @@
 //! Databases from segments: our way and the way by hand give the same bytes, those of the database at each mark; and what is damaged is refused by both.
 
 mod documents;
+mod fetched;
 pub mod made;
 mod refused;
 mod script;

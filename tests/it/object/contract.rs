@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use atlas_sidecar::clock::Clock;
 use atlas_sidecar::object::probe::{Verdict, honours_create, probe};
-use atlas_sidecar::object::{Download, ObjectError, ObjectStore, PART_BYTES, Part, get_small, list_all};
+use atlas_sidecar::object::{
+    Download, MOST_NOTE_BYTES, ObjectError, ObjectStore, PART_BYTES, Part, get_small, list_all,
+};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 
@@ -41,6 +43,8 @@ on_each!(
     listings_are_in_order_and_of_the_prefix,
     listings_come_in_pages,
     what_is_deleted_is_gone,
+    a_note_comes_with_its_object,
+    what_is_no_note_is_refused,
     a_probe_finds_nothing_bad_and_leaves_nothing,
 );
 
@@ -213,6 +217,50 @@ async fn what_is_deleted_is_gone<S: Stand>() {
     assert_eq!(get_small(&*store, &key("a/b/c"), 1).await.unwrap(), "y");
 }
 
+async fn a_note_comes_with_its_object<S: Stand>() {
+    let stand = S::fresh().await;
+    let store = stand.store();
+    let printable: String = (b' '..=b'~').map(char::from).collect();
+    let manifest = r#"{"format":1,"engine":"sqlite","database":"a  \\ \"b\" \u00fc, =?UTF-8?Q?x?=.db","tables":{}}"#;
+    for (i, (bytes, note)) in [
+        (noise(1000, 1), manifest.to_owned()),
+        (noise(PART_BYTES, 2), format!("|{printable}|")),
+        (Bytes::from_static(b"x"), "!".to_owned()),
+        (noise(10, 3), (b'!'..=b'~').map(char::from).cycle().take(MOST_NOTE_BYTES).collect()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = key(&format!("t000001/{i:010}.wal.gz"));
+        store.create_noted(&name, bytes.clone(), &note).await.unwrap();
+        for to in [Some(1), None] {
+            let download = store.get(&name, Part { from: 0, to, version: None }).await.unwrap();
+            assert_eq!(download.note.as_deref(), Some(note.as_str()));
+            assert_eq!(download.bytes, bytes.len() as u64);
+            let to = to.unwrap_or(download.bytes) as usize;
+            assert_eq!(read(download).await.unwrap(), bytes[..to]);
+        }
+        // It is no object, and does not stay.
+        let listed = list_all(&*store, "").await.unwrap();
+        assert_eq!(listed.iter().map(|object| &object.key).collect::<Vec<_>>(), [&name]);
+        store.delete(&name).await.unwrap();
+        store.put(&name, Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(store.get(&name, Part::default()).await.unwrap().note, None);
+        store.delete(&name).await.unwrap();
+    }
+}
+
+async fn what_is_no_note_is_refused<S: Stand>() {
+    let stand = S::fresh().await;
+    let store = stand.store();
+    let long = "x".repeat(MOST_NOTE_BYTES + 1);
+    for note in ["", " ", " x", "x ", "a\nb", "a\tb", "a\0b", "\u{7f}", "ü", &long] {
+        let created = store.create_noted(&key("k"), Bytes::from_static(b"x"), note).await;
+        assert!(matches!(created, Err(ObjectError::Denied(_))), "{note:?}: {created:?}");
+    }
+    assert!(list_all(&*store, "").await.unwrap().is_empty());
+}
+
 async fn a_probe_finds_nothing_bad_and_leaves_nothing<S: Stand>() {
     let stand = S::fresh().await;
     let store = stand.store();
@@ -228,6 +276,28 @@ async fn a_probe_finds_nothing_bad_and_leaves_nothing<S: Stand>() {
         assert_eq!(line.verdict, expected, "{line:?}");
     }
     assert!(list_all(&*store, "").await.unwrap().is_empty());
+}
+
+/// What the commit of a live segment stands on: bytes and note are one's own or another one's.
+pub async fn of_many_creations_with_notes_one_wins<S: Stand>() {
+    let stand = S::fresh().await;
+    let store = stand.store();
+    for round in 0..5 {
+        let name = key(&format!("a/{round}"));
+        let create = |i: u32| {
+            let (store, name) = (Arc::clone(&store), name.clone());
+            async move { (i, store.create_noted(&name, noise(100, i), &format!("note {i}")).await) }
+        };
+        let results = futures_util::future::join_all((0..8).map(create)).await;
+        let won: Vec<u32> = results.iter().filter(|(_, result)| result.is_ok()).map(|(i, _)| *i).collect();
+        assert_eq!(won.len(), 1, "{results:?}");
+        let others = results.iter().filter(|(i, _)| *i != won[0]);
+        assert!(others.into_iter().all(|(_, result)| matches!(result, Err(ObjectError::Exists(_)))), "{results:?}");
+        let download = store.get(&name, Part::default()).await.unwrap();
+        assert_eq!(download.note, Some(format!("note {}", won[0])));
+        assert_eq!(read(download).await.unwrap(), noise(100, won[0]));
+    }
+    assert_eq!(list_all(&*store, "").await.unwrap().len(), 5);
 }
 
 /// What the commit stands on, where the store has it.
@@ -257,4 +327,14 @@ async fn of_many_creations_in_a_folder_one_wins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_creations_in_a_bucket_one_wins() {
     of_many_creations_one_wins::<OnServer>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_creations_with_notes_in_a_folder_one_wins() {
+    of_many_creations_with_notes_one_wins::<OnFolder>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_creations_with_notes_in_a_bucket_one_wins() {
+    of_many_creations_with_notes_one_wins::<OnServer>().await;
 }

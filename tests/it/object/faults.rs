@@ -85,6 +85,41 @@ async fn a_creation_whose_answer_is_lost_exists() {
     assert_eq!(server.bytes("p/claim").unwrap(), noise(100, 1));
 }
 
+/// Bytes and note are both there or neither: what is created is whole, and what fails was not created.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_note_and_its_bytes_get_through_a_bad_network_together() {
+    let (server, proxy, settings) = behind_a_proxy();
+    let (store, _) = patient(&settings, Patience { attempt: Duration::from_secs(5), ..QUICK });
+    let note = |i: u32| format!(r#"{{"to":{i},"x":" y  z"}}"#);
+    for (i, fault) in (0..).zip([
+        Fault::LoseAnswer,
+        Fault::Reset,
+        Fault::Answer(503, "SlowDown"),
+        Fault::Answer(500, "InternalError"),
+        Fault::Truncate(0),
+    ]) {
+        proxy.fail("PUT", 1, fault);
+        let name = key(&format!("t000001/{i:010}.wal.gz"));
+        let created = store.create_noted(&name, noise(200_000, i), &note(i)).await;
+        match fault {
+            Fault::LoseAnswer => assert!(matches!(created, Err(ObjectError::Exists(_))), "{created:?}"),
+            _ => created.unwrap(),
+        }
+        let stored = format!("p/{name}");
+        assert_eq!(server.bytes(&stored).unwrap(), noise(200_000, i), "{fault:?}");
+        assert_eq!(server.metadata(&stored)["atlas-note"], note(i), "{fault:?}");
+        for fault in [Fault::Truncate(1000), Fault::LoseAnswer, Fault::Stall(10), Fault::Answer(503, "SlowDown")] {
+            proxy.fail("GET", 1, fault);
+            let download = store.get(&name, Part::default()).await.unwrap();
+            assert_eq!(download.note, Some(note(i)), "{fault:?}");
+            assert_eq!(read(download).await.unwrap(), noise(200_000, i), "{fault:?}");
+        }
+    }
+    proxy.fail("PUT", 99, Fault::Answer(403, "AccessDenied"));
+    assert!(store.create_noted(&key("k"), noise(10, 1), "note").await.is_err());
+    assert_eq!(server.bytes("p/k"), None);
+}
+
 /// The same of the end of an upload: the second end is told that there is no such upload, because there is the object.
 #[tokio::test]
 async fn the_end_of_an_upload_whose_answer_is_lost_is_the_end() {

@@ -215,3 +215,66 @@ async fn folders_that_come_and_go_are_no_error() {
     assert!(list_all(&store, "").await.unwrap().is_empty());
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
+
+#[tokio::test]
+async fn a_note_is_a_file_beside_its_object() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (folder, copy) = (scratch.path().join("backups"), scratch.path().join("copy"));
+    let store = open(&folder);
+    let name = key("t000001/0000000002.wal.gz");
+    let beside = folder.join("t000001/.0000000002.wal.gz.note");
+    let create = async |bytes: &'static str, note: &str| {
+        store.create_noted(&name, Bytes::from_static(bytes.as_bytes()), note).await
+    };
+    // A crash between the two left it.
+    fs::create_dir_all(beside.parent().unwrap()).unwrap();
+    fs::write(&beside, "of nothing").unwrap();
+    assert!(matches!(store.get(&name, Part::default()).await, Err(ObjectError::Missing(_))));
+    create("bytes", "note").await.unwrap();
+    assert_eq!(fs::read_to_string(&beside).unwrap(), "note");
+    assert_eq!(fs::metadata(&beside).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert!(matches!(create("others", "other").await, Err(ObjectError::Exists(_))));
+    crate::support::run("cp", &["-a", folder.to_str().unwrap(), copy.to_str().unwrap()]);
+    for store in [&store, &open(&copy)] {
+        let download = store.get(&name, Part { from: 0, to: Some(1), version: None }).await.unwrap();
+        assert_eq!(download.note.as_deref(), Some("note"));
+        assert_eq!(list_all(store, "").await.unwrap().len(), 1);
+    }
+    store.delete(&name).await.unwrap();
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "the note went with it, and the folder");
+    // What has no room for an object has none for its note.
+    std::os::unix::fs::symlink("nowhere", folder.join("linked")).unwrap();
+    let linked = store.create_noted(&key("linked"), Bytes::new(), "note").await;
+    assert!(matches!(linked, Err(ObjectError::Exists(_))), "{linked:?}");
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_deletes_meanwhile_takes_both_or_neither() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (writer, deleter) = (open(scratch.path()), open(scratch.path()));
+    let name = key("t000001/0000000002.wal.gz");
+    let write = async {
+        for _ in 0..60 {
+            match writer.create_noted(&name, Bytes::from_static(b"x"), "note").await {
+                Ok(()) | Err(ObjectError::Exists(_)) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+    };
+    let delete = async {
+        for _ in 0..60 {
+            deleter.delete(&name).await.unwrap();
+        }
+    };
+    let look = async {
+        for _ in 0..300 {
+            match deleter.get(&name, Part::default()).await {
+                Ok(download) => assert_eq!(download.note.as_deref(), Some("note")),
+                Err(ObjectError::Missing(_)) => {}
+                Err(e) => panic!("{e}"),
+            }
+        }
+    };
+    tokio::join!(write, delete, look);
+}

@@ -1,7 +1,7 @@
 //! What a probe says of destinations that do not do what they say.
 
 use atlas_sidecar::clock::Clock;
-use atlas_sidecar::object::probe::{Line, Verdict, destination, honours_create};
+use atlas_sidecar::object::probe::{Line, Verdict, destination, honours_create, keeps_notes};
 use atlas_sidecar::object::{Destination, ObjectError, Settings, open_bare};
 use s3s::s3_error;
 
@@ -29,7 +29,18 @@ async fn a_good_bucket_is_good_in_every_line() {
     let lines = probed(&server.settings("p")).await;
     assert_eq!(odd(&lines), [], "{lines:#?}");
     let names: Vec<&str> = lines.iter().map(|line| line.name).collect();
-    let all = ["write", "read", "read a part", "create twice", "large object", "list", "clocks", "delete", "checksum"];
+    let all = [
+        "write",
+        "read",
+        "read a part",
+        "create twice",
+        "large object",
+        "list",
+        "clocks",
+        "notes",
+        "delete",
+        "checksum",
+    ];
     assert_eq!(names, all);
     assert!(server.keys().is_empty() && server.open_uploads() == 0);
 }
@@ -43,6 +54,27 @@ async fn a_condition_that_is_ignored_is_noticed() {
     let lines = probed(&server.settings("p")).await;
     assert_eq!(odd(&lines), [("create twice", Verdict::Look)], "{lines:#?}");
     assert!(server.keys().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn notes_that_are_dropped_are_noticed() {
+    let server = S3Server::start();
+    server.drop_metadata();
+    let store = open_bare(&server.settings("p")).unwrap();
+    assert!(!keeps_notes(&*store).await.unwrap());
+    let lines = probed(&server.settings("p")).await;
+    assert_eq!(odd(&lines), [("notes", Verdict::Look)], "{lines:#?}");
+    assert!(line(&lines, "notes").1.contains("backup.sqlite.interval"), "{lines:#?}");
+    assert!(server.keys().is_empty());
+    // One that refuses what is that long.
+    let proxy = Proxy::start(&server.endpoint);
+    let mut settings = server.settings("p");
+    settings.s3.endpoint = Some(proxy.endpoint.clone());
+    proxy.rule(|request| request.is("PUT", "/noted").then_some(Fault::Answer(400, "MetadataTooLarge")));
+    let lines = probed(&settings).await;
+    assert_eq!(odd(&lines), [("notes", Verdict::Look)], "{lines:#?}");
+    assert!(line(&lines, "notes").1.contains("MetadataTooLarge"), "{lines:#?}");
+    assert!(keeps_notes(&*open_bare(&settings).unwrap()).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,7 +97,7 @@ async fn deletions_that_are_swallowed_are_noticed() {
     settings.s3.endpoint = Some(proxy.endpoint.clone());
     let lines = probed(&settings).await;
     assert_eq!(odd(&lines), [("delete", Verdict::Look)], "{lines:#?}");
-    assert!(line(&lines, "delete").1.contains("3 objects"), "{lines:#?}");
+    assert!(line(&lines, "delete").1.contains("4 objects"), "{lines:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use atlas_sidecar::clock::Clock;
-use atlas_sidecar::object::probe::{Verdict, destination, honours_create};
-use atlas_sidecar::object::{self, Destination, ObjectError, ObjectStore, get_small, open_bare};
+use atlas_sidecar::object::probe::{Verdict, destination, honours_create, keeps_notes};
+use atlas_sidecar::object::{self, Destination, MOST_NOTE_BYTES, ObjectError, ObjectStore, Part, get_small, open_bare};
 use atlas_sidecar::secret::Secret;
 use tempfile::TempDir;
 
@@ -111,6 +111,7 @@ impl Stand for OnMoto {
 async fn the_contract_holds_on_moto() {
     contract::all::<OnMoto>().await;
     contract::of_many_creations_one_wins::<OnMoto>().await;
+    contract::of_many_creations_with_notes_one_wins::<OnMoto>().await;
 }
 
 /// A server of whoever runs this test.
@@ -161,6 +162,13 @@ async fn rclone_is_refused_clearly() {
         !honours_create(&*store).await.unwrap(),
         "rclone ignores If-None-Match; if it does no longer, README can say so"
     );
+    // It has room for short notes only, and says so.
+    let (short, long) = ("short", "x".repeat(MOST_NOTE_BYTES));
+    store.create_noted(&key("a/short"), noise(10, 1), short).await.unwrap();
+    assert_eq!(store.get(&key("a/short"), Part::default()).await.unwrap().note.as_deref(), Some(short));
+    let refused = store.create_noted(&key("a/long"), noise(10, 1), &long).await;
+    assert!(matches!(&refused, Err(ObjectError::Denied(words)) if words.contains("MetadataTooLarge")), "{refused:?}");
+    assert!(matches!(keeps_notes(&*store).await, Err(ObjectError::Denied(_))));
     let Err(ObjectError::Corrupt(words)) = store.upload(&key("large")).await else {
         panic!("rclone begins uploads now")
     };
@@ -169,6 +177,7 @@ async fn rclone_is_refused_clearly() {
     let verdict = |name| lines.iter().find(|line| line.name == name).map(|line| line.verdict);
     assert_eq!(verdict("create twice"), Some(Verdict::Look), "{lines:#?}");
     assert_eq!(verdict("large object"), Some(Verdict::Bad), "{lines:#?}");
+    assert_eq!(verdict("notes"), Some(Verdict::Look), "{lines:#?}");
     assert_eq!(verdict("delete"), Some(Verdict::Good), "{lines:#?}");
     for line in &lines {
         assert!(!line.words.contains("test-secret-canary"), "{line:?}");

@@ -1,5 +1,7 @@
 //! Destinations as a sidecar leaves them, made of what stock programs wrote: images of a database that the sqlite3 shell changed, packed by gzip.
 
+pub mod tailed;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

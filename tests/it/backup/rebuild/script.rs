@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use atlas_sidecar::backup::{Kind, Manifest, layout};
+
 use super::LIFE;
+use super::made::tailed::tailed;
 use super::made::{Destination, Form, destination, feed, images};
 use crate::support::run;
 
@@ -70,8 +73,8 @@ pub fn restore_with(
         before.push(to.to_owned());
         before.sort();
         assert_eq!(beside(to), before, "something else is left");
-        assert_eq!(said, "");
-        return Ok(String::from_utf8(out.stdout).unwrap());
+        assert!(said.lines().all(|line| line.starts_with("restore.sh: warning: ")), "{said}");
+        return Ok(said + &String::from_utf8(out.stdout).unwrap());
     }
     assert_eq!(beside(to), before, "something is left: {said}");
     assert!(!said.is_empty());
@@ -206,4 +209,243 @@ fn it_says_how_it_is_used() {
     made.put("format", b"{\"format\":2}\n");
     let said = restore(&DASH, &made, &folder.path().join("restored.db"), &[]).unwrap_err();
     assert!(said.contains("use the restore.sh that lies in it"), "{said}");
+}
+
+/// Seven live segments of two seconds' worth of everything, with folds and without; see [`tailed`].
+fn with_a_tail(folder: &Path, form: Form) -> Destination {
+    let mut made = Destination::new(folder.join("backups"));
+    made.form = form;
+    tailed(&mut made, images(folder, 1024, 1, LIFE));
+    made
+}
+
+/// Restores every mark by the script, and compares it with the database there.
+fn every_mark(shell: &Shell, made: &Destination, environment: &[(&str, &str)]) {
+    let target = made.folder.parent().unwrap().join("restored.db");
+    for mark in &made.marks {
+        let place = mark.manifest.place();
+        let said = restore_with(shell, made, &target, &[&place.position.0.to_string()], environment)
+            .unwrap_or_else(|said| panic!("{place}: {said}"));
+        let reached = format!("position {place}, seen at {}\n", mark.manifest.observed.to_rfc3339());
+        assert!(said.ends_with(&reached), "{place}: {said}");
+        assert_eq!(said.contains("is in one piece"), place.position.0 >= 8, "{place}: {said}");
+        assert!(std::fs::read(&target).unwrap() == mark.image, "{place}");
+        std::fs::remove_file(&target).unwrap();
+    }
+    let said = restore_with(shell, made, &target, &[], environment).unwrap();
+    assert!(said.contains("t000001/0000000011"), "{said}");
+    assert!(std::fs::read(&target).unwrap() == made.marks.last().unwrap().image);
+    std::fs::remove_file(&target).unwrap();
+}
+
+/// The cover rule: whatever is left of live segments, fine and merged ones, every mark that is covered is restored to the byte.
+#[test]
+fn a_live_tail_is_restored_at_every_mark_however_it_was_folded() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = with_a_tail(folder.path(), Form::default());
+    every_mark(&BUSYBOX, &made, &[]);
+    // Over the full at position 5.
+    let first = made.fold(Kind::Fine, 0, 2, None);
+    made.fold(Kind::Fine, 2, 6, Some(&first));
+    every_mark(&DASH, &made, &[]);
+    made.sweep(1..=3);
+    every_mark(&DASH, &made, &[]);
+    made.sweep(4..=6);
+    made.write_all_sums();
+    every_mark(&BUSYBOX, &made, &[]);
+    made.fold(Kind::Merged, 0, 5, None);
+    made.fold(Kind::Fine, 7, 10, None);
+    made.fold(Kind::Merged, 7, 9, None);
+    made.sweep(8..=9);
+    every_mark(&DASH, &made, &[]);
+    // Without the full in the middle, folds lead over it.
+    std::fs::remove_file(made.folder.join("t000001/0000000005.json")).unwrap();
+    every_mark(&DASH, &made, &[]);
+}
+
+#[test]
+fn a_beginning_of_a_fine_segment_is_had_from_zstd_and_age_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("identity.txt");
+    let key = key.to_str().unwrap();
+    std::fs::write(key, feed(Command::new("age-keygen").stderr(std::process::Stdio::null()), b"")).unwrap();
+    let recipient = run("age-keygen", &["-y", key]).trim().to_owned();
+    for form in [Form { zstd: true, recipient: None }, Form { zstd: true, recipient: Some(recipient) }] {
+        let scratch = tempfile::tempdir().unwrap();
+        let made = with_a_tail(scratch.path(), form);
+        made.fold(Kind::Fine, 0, 6, None);
+        made.sweep(1..=6);
+        every_mark(&DASH, &made, &[("IDENTITY", key)]);
+    }
+}
+
+/// After `aws s3 sync` there are no notes: what the logs tell must do, and it is said.
+#[test]
+fn live_segments_without_notes_are_restored_with_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = with_a_tail(folder.path(), Form::default());
+    let target = folder.path().join("restored.db");
+    for mark in made.marks.iter().filter(|mark| mark.manifest.kind == Kind::Live) {
+        std::fs::remove_file(made.note(&mark.manifest)).unwrap();
+    }
+    for (shell, mark) in [(&DASH, 3), (&BUSYBOX, 6), (&BUSYBOX, 10)] {
+        let said = restore(shell, &made, &target, &[&(mark + 1).to_string()]).unwrap();
+        assert!(said.contains("live segments have no note"), "{said}");
+        assert!(said.ends_with("seen at a time that its note would tell\n"), "{said}");
+        assert!(std::fs::read(&target).unwrap() == made.marks[mark].image);
+        std::fs::remove_file(&target).unwrap();
+    }
+    // What can be seen without sums is refused all the same. (A bit in a page too: its log has sums of its own, and ends before it.)
+    let object = |mark: usize| made.folder.join(&made.marks[mark].manifest.object.as_ref().unwrap().key);
+    let refused = |what: &str, file: &Path, bytes: &[u8]| {
+        let whole = std::fs::read(file).unwrap();
+        std::fs::write(file, bytes).unwrap();
+        for wanted in ["4", "2"] {
+            restore(&DASH, &made, &target, &[wanted]).expect_err(what);
+        }
+        std::fs::write(file, whole).unwrap();
+    };
+    let stored = std::fs::read(object(1)).unwrap();
+    refused("another position's", &object(1), &std::fs::read(object(2)).unwrap());
+    refused("cut off", &object(1), &stored[..stored.len() / 2]);
+    refused("empty", &object(1), &[]);
+    let plain = &made.marks[1].plain;
+    let frame = 24 + 1024;
+    let packed = |plain: &[u8]| feed(Command::new("gzip").arg("-c"), plain);
+    refused("without its last frame", &object(1), &packed(&plain[..plain.len() - frame]));
+    refused("with half a frame", &object(1), &packed(&plain[..plain.len() - frame / 2]));
+    refused("nothing but a header", &object(1), &packed(&plain[..32]));
+    let mut bit = plain.clone();
+    bit[200] ^= 1;
+    refused("a bit in a page", &object(1), &packed(&bit));
+    std::fs::remove_file(object(2)).unwrap();
+    let said = restore(&DASH, &made, &target, &["4"]).unwrap_err();
+    assert!(said.contains("no segment that leads on from position 2"), "{said}");
+}
+
+/// What a full, a fold and a live segment are made of: each file damaged, in another one's place, or away.
+#[test]
+fn every_damaged_file_of_a_tail_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = with_a_tail(folder.path(), Form::default());
+    let fine = made.fold(Kind::Fine, 0, 3, None);
+    made.sweep(1..=3);
+    let merged = made.fold(Kind::Merged, 7, 9, None);
+    made.sweep(8..=9);
+    let target = folder.path().join("restored.db");
+    let file = |key: &str| made.folder.join(key);
+    let object = |manifest: &Manifest| file(&manifest.object.as_ref().unwrap().key);
+    let last = &made.marks[10].manifest;
+    let middle = &made.marks[5].manifest;
+    let gap = &made.marks[7].manifest;
+    let fold = |manifest: &Manifest| file(layout::fold_key(manifest.place(), manifest.kind).as_str());
+    // Each with a position on whose way it lies; the note of the last one only where its note is asked.
+    let all = [
+        (object(&fine), "3"),
+        (fold(&fine), "3"),
+        (file(&fine.index.as_ref().unwrap().key), "3"),
+        (object(&merged), "11"),
+        (fold(&merged), "11"),
+        (object(last), "11"),
+        (made.note(last), "11"),
+        (object(middle), "6"),
+        (made.note(middle), "11"),
+        (object(gap), "8"),
+        (file(layout::manifest_key(gap.place()).as_str()), "11"),
+    ];
+    let fails = |what: String, wanted: &str| {
+        if let Ok(said) = restore(&DASH, &made, &target, &[wanted]) {
+            panic!("{what}: {said}");
+        }
+    };
+    for (at, (path, wanted)) in all.iter().enumerate() {
+        let whole = std::fs::read(path).unwrap();
+        let other = std::fs::read(&all[(at + 2) % all.len()].0).unwrap();
+        let flipped = |byte: usize| {
+            let mut bytes = whole.clone();
+            bytes[byte] ^= 4;
+            bytes
+        };
+        let changes = [
+            ("a bit in its middle", flipped(whole.len() / 2)),
+            ("a bit at its beginning", flipped(2)),
+            ("cut off", whole[..whole.len() / 2].to_vec()),
+            ("empty", Vec::new()),
+            ("another one's", other),
+        ];
+        // Of what a note or a manifest tells, some is for people.
+        let for_people = |what: &str| what.contains("a bit in") && !path.to_str().unwrap().contains("gz");
+        for (what, bytes) in changes {
+            std::fs::write(path, bytes).unwrap();
+            if !for_people(what) {
+                fails(format!("{} {what}", path.display()), wanted);
+            }
+        }
+        std::fs::remove_file(path).unwrap();
+        if !path.to_str().unwrap().ends_with(".note") {
+            fails(format!("{} away", path.display()), wanted);
+        }
+        std::fs::write(path, whole).unwrap();
+        let said = restore(&DASH, &made, &target, &[wanted]).unwrap();
+        assert!(!said.contains("no note"), "{said}");
+        std::fs::remove_file(&target).unwrap();
+    }
+}
+
+/// Without `SHA256SUMS`: what follows from notes and manifests alone.
+#[test]
+fn members_of_notes_and_folds_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = with_a_tail(folder.path(), Form::default());
+    let first = made.fold(Kind::Fine, 0, 2, None);
+    let fine = made.fold(Kind::Fine, 2, 6, Some(&first));
+    made.sweep(1..=6);
+    let target = folder.path().join("restored.db");
+    let fine_file = made.folder.join(layout::fold_key(fine.place(), Kind::Fine).as_str());
+    let first_file = made.folder.join(layout::fold_key(first.place(), Kind::Fine).as_str());
+    std::fs::remove_file(made.folder.join("t000001/0000000005.json")).unwrap();
+    let note = made.note(&made.marks[9].manifest);
+    let other = "\"0123456789abcdef0123456789abcdef\"";
+    let long = "\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"";
+    for (file, wanted, member, value) in [
+        (&fine_file, "6", "digest_before", other),
+        (&fine_file, "6", "digest_before", "null"),
+        (&fine_file, "6", "previous", long),
+        (&fine_file, "6", "from", "2"),
+        (&fine_file, "6", "from", "1"),
+        (&fine_file, "6", "to", "9"),
+        (&fine_file, "6", "kind", "\"merged\""),
+        (&fine_file, "6", "page_size", "2048"),
+        (&fine_file, "6", "timeline", "2"),
+        (&fine_file, "7", "pages", "999"),
+        (&fine_file, "7", "sent_pages", "9"),
+        (&first_file, "7", "engine_version", "\"3.7.0\""),
+        (&first_file, "7", "digest_after", other),
+        (&note, "11", "digest_before", other),
+        (&note, "11", "digest_after", other),
+        (&note, "11", "previous", long),
+        (&note, "11", "observed", "\"2026-11-23T02:15:00.000Z\""),
+        (&note, "10", "from", "8"),
+        (&note, "10", "to", "9"),
+        (&note, "10", "kind", "\"full\""),
+        (&note, "10", "format", "2"),
+        (&note, "10", "engine", "\"postgres\""),
+        (&note, "10", "timeline", "2"),
+        (&note, "10", "pages", "1"),
+        (&note, "10", "sent_pages", "1"),
+        (&note, "10", "key", "\"t000001/0000000009.wal.gz\""),
+    ] {
+        let whole = std::fs::read_to_string(file).unwrap();
+        let blank = if file.extension().unwrap() == "note" { "" } else { " " };
+        let name = format!("\"{member}\":{blank}");
+        let from = whole.rfind(&name).unwrap() + name.len();
+        let to = from + whole[from..].find([',', '\n', '}']).unwrap();
+        assert_ne!(&whole[from..to], value);
+        std::fs::write(file, format!("{}{value}{}", &whole[..from], &whole[to..])).unwrap();
+        if let Ok(said) = restore(&DASH, &made, &target, &[wanted]) {
+            panic!("{} with {member} {value}: {said}", file.display());
+        }
+        std::fs::write(file, whole).unwrap();
+    }
+    restore(&DASH, &made, &target, &["11"]).unwrap();
 }
