@@ -1,9 +1,16 @@
 //! The catalog: what a destination holds. The store is the truth; nothing else is asked.
 //!
-//! [`Catalog::load`] lists and fetches; what follows from it ([`Catalog::of`], chains, marks) is pure, so that restoring, verifying and deleting plan on the
-//! same picture, and tests on pictures that no store has to hold.
+//! [`Catalog::load`] lists and fetches; what follows from it ([`Catalog::of`], ways, marks) is pure, so that restoring, verifying and deleting plan on the
+//! same picture, and tests on pictures that no store has to hold. What there are thousands of is listed only, and read where an answer depends on it
+//! ([`Catalog::read_details`]).
+
+pub(in crate::backup) mod details;
+mod ways;
 
 use std::collections::{BTreeMap, HashSet};
+
+pub use details::Need;
+pub use ways::{Piece, Usable, Ways};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -12,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::claim::winners;
 use super::index::Line;
 use super::layout::{FORMAT, claimed, folded, format_key, heartbeat_of, live_place, manifest_place, numbered};
-use super::manifest::{self, Manifest, Sum, rfc3339};
+use super::manifest::{self, Manifest, Object, Sum, rfc3339};
 use super::{Base, Kind, Place, Position, Soundness, Timeline};
 use crate::clock::Timestamp;
 use crate::object::{Listed, ObjectError, ObjectKey, ObjectStore, get_small, list_all};
@@ -55,25 +62,43 @@ pub struct Entry {
     pub sha256: Sum,
     /// How long the object is that the manifest names, by the listing; nothing where there is none.
     pub listed_bytes: Option<u64>,
+    /// The same of its index.
+    pub listed_index_bytes: Option<u64>,
 }
 
 impl Entry {
     /// Of the `manifest` in `bytes`, its object's length being among `lengths`.
     fn of(manifest: Manifest, bytes: &[u8], lengths: &BTreeMap<&str, u64>) -> Self {
-        let listed_bytes = manifest.object.as_ref().and_then(|o| lengths.get(o.key.as_str()).copied());
-        Self { manifest, sha256: Sum::of(bytes), listed_bytes }
+        let listed = |object: &Option<Object>| object.as_ref().and_then(|o| lengths.get(o.key.as_str()).copied());
+        let (listed_bytes, listed_index_bytes) = (listed(&manifest.object), listed(&manifest.index));
+        Self { manifest, sha256: Sum::of(bytes), listed_bytes, listed_index_bytes }
+    }
+
+    /// Of what was just committed: its objects are there as its manifest says.
+    pub fn committed(manifest: Manifest, sha256: Sum) -> Self {
+        let length = |object: &Option<Object>| object.as_ref().map(|object| object.stored.bytes);
+        let (listed_bytes, listed_index_bytes) = (length(&manifest.object), length(&manifest.index));
+        Self { manifest, sha256, listed_bytes, listed_index_bytes }
     }
 
     /// What keeps it from being used, as far as a listing can tell.
     pub fn fault(&self) -> Option<String> {
-        let object = self.manifest.object.as_ref()?;
-        match self.listed_bytes {
-            None => Some(format!("`{}` is missing", object.key)),
-            Some(bytes) if bytes != object.stored.bytes => {
-                Some(format!("`{}` has {bytes} bytes, its manifest says {}", object.key, object.stored.bytes))
-            }
-            Some(_) => None,
+        fault(self.manifest.object.as_ref()?, self.listed_bytes)
+    }
+
+    /// What keeps the marks inside it from being known: of its end, nothing.
+    pub fn index_fault(&self) -> Option<String> {
+        fault(self.manifest.index.as_ref()?, self.listed_index_bytes)
+    }
+}
+
+fn fault(object: &Object, listed_bytes: Option<u64>) -> Option<String> {
+    match listed_bytes {
+        None => Some(format!("`{}` is missing", object.key)),
+        Some(bytes) if bytes != object.stored.bytes => {
+            Some(format!("`{}` has {bytes} bytes, its manifest says {}", object.key, object.stored.bytes))
         }
+        Some(_) => None,
     }
 }
 
@@ -211,9 +236,21 @@ impl Catalog {
             && self.unreadable.is_empty()
     }
 
-    /// The newest segment of `timeline`.
+    /// The newest state of `timeline` that is known: of a segment with a manifest, of what was folded, or of a live segment whose note was read
+    /// ([`Catalog::newest_notes`]). Where several lead to the same place it is the first of these.
     pub fn tip(&self, timeline: Timeline) -> Option<&Entry> {
-        self.entries.iter().rev().find(|(place, _)| place.timeline == timeline).map(|(_, entry)| entry)
+        let (first, last) = along(timeline);
+        let primary = self.entries.range(first..=last).next_back();
+        let fold = self.folds.range((first, Kind::Full)..=(last, Kind::Merged)).next_back();
+        let note = self.notes.range(first..=last).next_back();
+        let folded = fold.map(|((place, _), entry)| (place, entry));
+        let mut newest = primary;
+        for other in [note, folded] {
+            if other.map(|(place, _)| place) > newest.map(|(place, _)| place) {
+                newest = other;
+            }
+        }
+        newest.map(|(_, entry)| entry)
     }
 
     /// The newest timeline that was claimed.
@@ -246,40 +283,62 @@ impl Catalog {
             .max()
     }
 
-    /// The segments that a restore of `place` applies, the full first; or what keeps it from being restored.
-    pub fn chain(&self, place: Place) -> Result<Vec<&Entry>, String> {
-        let mut chain = Vec::new();
-        let mut wanted = place;
-        loop {
-            let entry = self.entries.get(&wanted).ok_or_else(|| format!("there is no segment to {wanted}"))?;
-            if let Some(fault) = entry.fault() {
-                return Err(fault);
-            }
-            if let Some(after) = chain.last().copied().map(|after: &Entry| &after.manifest)
-                && (after.digest_before != Some(entry.manifest.digest_after)
-                    || after.page_size != entry.manifest.page_size)
-            {
-                return Err(format!("{} does not begin at the state of {wanted}", after.place()));
-            }
-            chain.push(entry);
-            match (entry.manifest.kind, entry.manifest.from) {
-                (Kind::Incremental, Some(from)) => wanted = Place { position: from, ..wanted },
-                _ => break,
+    /// All ways along `timeline`: for whoever asks about more than one position.
+    pub fn ways(&self, timeline: Timeline) -> Ways<'_> {
+        Ways::of(self, timeline, Position(0), Position(u64::MAX))
+    }
+
+    /// What a restore of `target` applies, the full first; or what keeps it from being restored.
+    pub fn cover(&self, timeline: Timeline, target: Position) -> Result<Vec<Piece<'_>>, String> {
+        // The newest full is nearly always the one that is begun at.
+        let upto = self.entries.range(along(timeline).0..=Place { timeline, position: target });
+        let full = upto.rev().find(|(_, entry)| entry.manifest.kind == Kind::Full).map(|(place, _)| place.position);
+        if let Some(full) = full {
+            let ways = Ways::of(self, timeline, full, target);
+            if ways.is_sound(target) {
+                return ways.to(target);
             }
         }
-        chain.reverse();
-        Ok(chain)
+        Ways::of(self, timeline, Position(0), target).to(target)
     }
 
     /// The same for what is worth restoring: a full of a database that was found damaged is kept, but is no backup.
-    pub fn sound_chain(&self, place: Place) -> Result<Vec<&Entry>, String> {
-        let chain = self.chain(place)?;
-        match chain.first().map(|full| &full.manifest) {
-            Some(Manifest { to, soundness: Some(Soundness::Damaged(words)), .. }) => {
-                Err(format!("the full at {to} is of a damaged database: {words}"))
-            }
+    pub fn sound_chain(&self, place: Place) -> Result<Vec<Piece<'_>>, String> {
+        let chain = self.cover(place.timeline, place.position)?;
+        match chain.first() {
+            Some(Piece::Whole(Entry {
+                manifest: Manifest { to, soundness: Some(Soundness::Damaged(words)), .. },
+                ..
+            })) => Err(format!("the full at {to} is of a damaged database: {words}")),
             _ => Ok(chain),
         }
+    }
+
+    /// Whether `after`, which goes on from where `before` leads to, was written after another manifest than that of `before`.
+    ///
+    /// Where a live segment led to the same place, its note may be the one that was meant; it is gone when the segment was folded.
+    pub(super) fn contradicts(&self, before: &Entry, after: &Entry) -> bool {
+        let (earlier, later) = (&before.manifest, &after.manifest);
+        if later.previous.as_ref() == Some(&before.sha256) {
+            return false;
+        }
+        match (earlier.kind, later.kind) {
+            // Each kind of fold has its own line of manifests.
+            (Kind::Fine | Kind::Merged, kind) => kind == earlier.kind,
+            (_, Kind::Fine | Kind::Merged) => false,
+            (Kind::Full, Kind::Live) => false,
+            (Kind::Full, _) if later.gap_from.is_some() => false,
+            _ => !self.followed(earlier.place()) && !self.followed(later.place()),
+        }
+    }
+
+    /// Whether commits were followed to `place`: a live segment leads there, or led there before it was folded.
+    pub fn followed(&self, place: Place) -> bool {
+        self.live.contains_key(&place)
+            || self
+                .folds
+                .range((place, Kind::Full)..=(along(place.timeline).1, Kind::Merged))
+                .any(|(_, fold)| fold.manifest.from.is_some_and(|from| from < place.position))
     }
 
     /// The places on the way to `timeline`'s newest one, the newest first: its own, then those of the timelines that it goes on from, up to where each
@@ -301,6 +360,12 @@ impl Catalog {
         }
         line
     }
+}
+
+/// The first and the last place that a timeline can have.
+pub(super) fn along(timeline: Timeline) -> (Place, Place) {
+    let place = |position| Place { timeline, position: Position(position) };
+    (place(0), place(u64::MAX))
 }
 
 /// The key of the newest heartbeat of each timeline.
@@ -363,12 +428,18 @@ mod tests {
     fn a_chain_goes_back_to_its_full() {
         use Kind::{Full, Incremental};
         let kinds = [Full, Incremental, Incremental, Full, Incremental];
-        let manifests: Vec<_> =
+        let mut manifests: Vec<_> =
             kinds.iter().zip(1..).map(|(kind, n)| manifest(1, n, *kind, at(n.try_into().unwrap()))).collect();
+        for at in 1..manifests.len() {
+            manifests[at].previous = Some(Sum::of(&manifests[at - 1].to_bytes()));
+        }
         let known = catalog(&manifests);
         assert_eq!(known.unnamed, []);
-        let positions =
-            |place| known.chain(place).map(|chain| chain.iter().map(|e| e.manifest.to.0).collect::<Vec<_>>());
+        let positions = |place: Place| {
+            known
+                .cover(place.timeline, place.position)
+                .map(|way| way.iter().map(|p| p.place().position.0).collect::<Vec<_>>())
+        };
         assert_eq!(positions(place(1, 3)), Ok(vec![1, 2, 3]));
         assert_eq!(positions(place(1, 4)), Ok(vec![4]));
         assert_eq!(positions(place(1, 5)), Ok(vec![4, 5]));
@@ -376,11 +447,11 @@ mod tests {
         assert_eq!(positions(place(1, 6)), Err("there is no segment to t000001/0000000006".to_owned()));
 
         let holed = catalog(&[manifests[0].clone(), manifests[2].clone()]);
-        assert!(holed.chain(place(1, 3)).unwrap_err().contains("no segment to t000001/0000000002"));
+        assert!(holed.cover(Timeline(1), Position(3)).unwrap_err().contains("no segment to t000001/0000000002"));
         let mut other = manifests[1].clone();
         other.digest_after = Digest7::digest();
         let broken = catalog(&[manifests[0].clone(), other, manifests[2].clone()]);
-        assert!(broken.chain(place(1, 3)).unwrap_err().contains("does not begin at the state"));
+        assert!(broken.cover(Timeline(1), Position(3)).unwrap_err().contains("does not begin at the state"));
     }
 
     struct Digest7;
@@ -397,7 +468,7 @@ mod tests {
         let stray = Listed { key: ObjectKey::ours("t000001/stray.db.gz"), bytes: 5, modified: at(1) };
         let guide = Listed { key: ObjectKey::ours("RESTORE.md"), bytes: 5, modified: at(1) };
         let known = Catalog::of(&[stray.clone(), guide], [(key.clone(), full.to_bytes().into())]);
-        assert!(known.chain(place(1, 1)).unwrap_err().ends_with("is missing"));
+        assert!(known.cover(Timeline(1), Position(1)).unwrap_err().ends_with("is missing"));
         assert_eq!(known.unnamed, [stray]);
         let known = Catalog::of(&[], [(super::super::layout::manifest_key(place(1, 2)), full.to_bytes().into())]);
         assert_eq!(known.unreadable[0].1, "a manifest of t000001/0000000001");

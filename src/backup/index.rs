@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{Content, rfc3339};
+use super::manifest::{Content, Manifest, rfc3339};
 use super::{Digest, Position};
 use crate::clock::Timestamp;
 
@@ -28,4 +28,40 @@ pub struct Line {
     pub stored: Content,
     /// The digest of the database there.
     pub digest: Digest,
+}
+
+/// Reads the index of `fine` from its `text`; the error says what is wrong with it. It has a line for each position, in their order.
+pub fn parse(fine: &Manifest, text: &str) -> Result<Vec<Line>, String> {
+    let lines: Vec<Line> = text
+        .lines()
+        .map(|line| serde_json::from_str(line))
+        .collect::<Result<_, _>>()
+        .map_err(|e| format!("no index: {e}"))?;
+    let first = fine.from.map_or(1, |from| from.0 + 1);
+    if !lines.iter().map(|line| line.position.0).eq(first..=fine.to.0) {
+        return Err(format!("an index that does not have a line for each position from {first} to {}", fine.to.0));
+    }
+    let goes_on = |pair: &[Line]| match pair {
+        [one, next] => {
+            one.observed <= next.observed
+                && one.frames < next.frames
+                && one.plain_bytes < next.plain_bytes
+                && one.stored.bytes <= next.stored.bytes
+        }
+        _ => true,
+    };
+    if !lines.windows(2).all(goes_on) {
+        return Err("an index whose lines do not follow one another".to_owned());
+    }
+    let fits = |last: &Line| {
+        last.digest == fine.digest_after
+            && last.pages == fine.pages
+            && last.frames == fine.sent_pages
+            && fine.object.as_ref().is_some_and(|object| last.plain_bytes == object.plain.bytes)
+            && fine.object.as_ref().is_some_and(|object| last.stored.bytes <= object.stored.bytes)
+    };
+    match lines.last() {
+        Some(last) if fits(last) => Ok(lines),
+        _ => Err("an index of another segment".to_owned()),
+    }
 }

@@ -24,8 +24,9 @@ use serde::Serialize;
 
 pub use error::{Nearest, PlanError};
 pub use line::{Line, Mark};
-pub use state::{State, links, state};
+pub use state::{State, state};
 
+use super::catalog::Piece;
 use super::manifest::Manifest;
 use super::{Catalog, Soundness, Timeline};
 use crate::clock::Timestamp;
@@ -152,9 +153,16 @@ pub fn plan(catalog: &Catalog, timeline: Option<Timeline>, at: Moment) -> Result
     let chosen = line.find(catalog, at)?;
     let mark = line.mark(chosen);
     let nearest = || line.nearest(catalog, chosen);
-    let chain = links(catalog, mark.place).map_err(|why| PlanError::Broken { mark, why, nearest: nearest().into() })?;
+    let chain = catalog.cover(mark.place.timeline, mark.place.position).map_err(|why| PlanError::Broken {
+        mark,
+        why,
+        nearest: nearest().into(),
+    })?;
     let mut warnings = Vec::new();
-    if let Some(Soundness::Damaged(why)) = chain.first().and_then(|full| full.manifest.soundness.as_ref()) {
+    if let Some(Soundness::Damaged(why)) = chain.first().and_then(|full| match full {
+        Piece::Whole(e) => e.manifest.soundness.as_ref(),
+        _ => None,
+    }) {
         let others = nearest();
         if others != Nearest::default() {
             return Err(PlanError::Damaged { mark, why: why.clone(), nearest: others.into() });
@@ -163,8 +171,22 @@ pub fn plan(catalog: &Catalog, timeline: Option<Timeline>, at: Moment) -> Result
             "the database was damaged when its full was read ({why}), and no mark rests on a sound one: this is what there is"
         ));
     }
-    let segments = chain.into_iter().map(|entry| entry.manifest.clone()).collect();
+    let segments = chain
+        .into_iter()
+        .filter_map(|piece| match piece {
+            Piece::Whole(e) => Some(e.manifest.clone()),
+            _ => None,
+        })
+        .collect();
     Ok(Plan { asked: at, mark, newest: line.is_newest(chosen), segments, warnings })
+}
+
+/// From when until when the line to `timeline` can be restored, as far as the catalog knows its marks: read [`Catalog::newest_notes`] first. It reaches to where the
+/// owner's last word says that nothing had come.
+pub fn window(catalog: &Catalog, timeline: Timeline) -> Option<(Timestamp, Timestamp)> {
+    let (first, last) = Line::of(catalog, Some(timeline)).ok()?.window(catalog)?;
+    let quiet = catalog.heartbeats.get(&timeline).filter(|heartbeat| heartbeat.tip.place == last.place);
+    Some((first.observed, quiet.map_or(last.observed, |heartbeat| heartbeat.until.max(last.observed))))
 }
 
 #[cfg(test)]

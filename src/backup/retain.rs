@@ -136,7 +136,9 @@ fn keep(catalog: &Catalog, policy: &Policy, begin: Timestamp, now: Timestamp) ->
         for (mark, entry) in line.marks().rev() {
             // A chain reaches back beyond what is newer than the anchor; a broken one is kept as far as it goes.
             keep.insert(mark.place);
-            keep.extend(catalog.chain(mark.place).unwrap_or_default().iter().map(|e| e.manifest.place()));
+            keep.extend(
+                catalog.cover(mark.place.timeline, mark.place.position).unwrap_or_default().iter().map(|p| p.place()),
+            );
             if mark.observed <= begin && is_sound(catalog, entry) {
                 break;
             }

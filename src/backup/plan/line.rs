@@ -99,14 +99,16 @@ impl<'a> Line<'a> {
 
     /// The restorable marks next to `index`: it or one before it, and one behind it.
     pub fn nearest(&self, catalog: &Catalog, index: usize) -> Nearest {
-        let good = |(mark, entry): &&(Mark, &Entry)| (state(catalog, entry) == State::Restorable).then_some(*mark);
+        let good = |(mark, entry): &&(Mark, &Entry)| {
+            (state(&catalog.ways(entry.manifest.timeline), entry) == State::Restorable).then_some(*mark)
+        };
         let (to, behind) = self.marks.split_at(index + 1);
         Nearest { before: to.iter().rev().find_map(|it| good(&it)), after: behind.iter().find_map(|it| good(&it)) }
     }
 
     /// The oldest and the newest mark that can be restored.
     pub fn window(&self, catalog: &Catalog) -> Option<(Mark, Mark)> {
-        let good = |entry: &Entry| state(catalog, entry) == State::Restorable;
+        let good = |entry: &Entry| state(&catalog.ways(entry.manifest.timeline), entry) == State::Restorable;
         let oldest = self.marks().find(|(_, entry)| good(entry))?.0;
         let newest = self.marks().rev().find(|(_, entry)| good(entry))?.0;
         Some((oldest, newest))

@@ -1,7 +1,6 @@
 //! Whether a segment can be used: what `backup list` shows, what a plan refuses, what retention may count on.
 
-use super::super::catalog::{Catalog, Entry};
-use super::super::{Place, Soundness};
+use super::super::catalog::{Entry, Usable, Ways};
 
 /// What a segment is good for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,36 +35,12 @@ impl State {
     }
 }
 
-/// The segments that lead to `place`, the full first, or what is wrong: as [`Catalog::chain`] has them, and each carries the sum of the manifest before it. A
-/// manifest that was changed after its successor was written is found here.
-pub fn links(catalog: &Catalog, place: Place) -> Result<Vec<&Entry>, String> {
-    let chain = catalog.chain(place)?;
-    for pair in chain.windows(2) {
-        if let [before, after] = pair
-            && after.manifest.previous.as_ref() != Some(&before.sha256)
-        {
-            return Err(format!(
-                "the manifest of {} is not the one that {} was written after",
-                before.manifest.place(),
-                after.manifest.place()
-            ));
-        }
-    }
-    Ok(chain)
-}
-
-/// What `entry` is good for.
-pub fn state(catalog: &Catalog, entry: &Entry) -> State {
-    match links(catalog, entry.manifest.place()) {
-        Ok(chain) => match chain.first().and_then(|full| full.manifest.soundness.as_ref()) {
-            Some(Soundness::Damaged(why)) => State::Damaged(why.clone()),
-            _ => State::Restorable,
-        },
-        Err(why) => {
-            // Its own fault, if what it rests on is as it should be.
-            let from = entry.manifest.from.map(|position| Place { position, ..entry.manifest.place() });
-            let alone = entry.fault().is_some() || from.is_none_or(|from| links(catalog, from).is_ok());
-            if alone { State::Broken(why) } else { State::Uploaded(why) }
-        }
+/// What `entry` is good for, by the `ways` along its timeline.
+pub fn state(ways: &Ways<'_>, entry: &Entry) -> State {
+    match ways.usable(entry.manifest.kind, entry.manifest.to) {
+        Usable::Yes => State::Restorable,
+        Usable::Damaged(why) => State::Damaged(why),
+        Usable::Below(why) => State::Uploaded(why),
+        Usable::No(why) => State::Broken(why),
     }
 }

@@ -356,8 +356,11 @@ fn states_tell_whose_fault_it_is() {
     let mut history = simple();
     history.lost_objects.insert(place(1, 2));
     let catalog = history.catalog();
-    let words: BTreeMap<u64, &str> =
-        catalog.entries.iter().map(|(place, entry)| (place.position.0, state(&catalog, entry).word())).collect();
+    let words: BTreeMap<u64, &str> = catalog
+        .entries
+        .iter()
+        .map(|(place, entry)| (place.position.0, state(&catalog.ways(place.timeline), entry).word()))
+        .collect();
     let expected = [(1, "restorable"), (2, "broken"), (3, "uploaded"), (4, "restorable"), (5, "restorable")];
     assert_eq!(words, expected.into());
 }

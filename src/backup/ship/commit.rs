@@ -36,8 +36,7 @@ impl Shipper {
         self.state.hold(&ground.held).await?;
         self.state.clear_spool().await?;
         self.adopt_committed(&manifest).await;
-        let listed_bytes = manifest.object.as_ref().map(|object| object.stored.bytes);
-        ground.catalog.entries.insert(place, Entry { manifest: manifest.clone(), sha256, listed_bytes });
+        ground.catalog.entries.insert(place, Entry::committed(manifest.clone(), sha256));
         if let Err(error) = papers::keep_sums(store, &ground.catalog).await {
             warn!(%error, "`SHA256SUMS` could not be brought up to date: the next backup does it");
         }

@@ -73,7 +73,7 @@ impl About<'_> {
     /// The segment and what it rests on.
     fn alone(&self, catalog: &Catalog, report: &mut Report) {
         let manifest = &self.entry.manifest;
-        match state(catalog, self.entry) {
+        match state(&catalog.ways(manifest.timeline), self.entry) {
             State::Restorable => {}
             State::Damaged(why) if manifest.kind == Kind::Full => {
                 report.problems.push(self.finding(format!("the database was damaged when it was read: {why}")));

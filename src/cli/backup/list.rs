@@ -47,7 +47,7 @@ fn text(catalog: &Catalog, place: &str) -> String {
 
 fn line(catalog: &Catalog, entry: &Entry) -> [String; HEAD.len()] {
     let manifest = &entry.manifest;
-    let state = plan::state(catalog, entry);
+    let state = plan::state(&catalog.ways(entry.manifest.timeline), entry);
     let dash = || "-".to_owned();
     let object = manifest.object.as_ref();
     [
@@ -111,7 +111,7 @@ fn document(catalog: &Catalog, place: &str) -> Value {
 }
 
 fn segment(catalog: &Catalog, entry: &Entry) -> Value {
-    let (manifest, state) = (&entry.manifest, plan::state(catalog, entry));
+    let (manifest, state) = (&entry.manifest, plan::state(&catalog.ways(entry.manifest.timeline), entry));
     json!({
         "state": state.word(),
         "why": state.why(),

@@ -156,7 +156,12 @@ impl Scene {
     async fn whole(&self, told: &str) {
         let catalog = Catalog::load(self.bucket.as_ref()).await.unwrap();
         for entry in catalog.entries.values() {
-            assert_eq!(state(&catalog, entry), State::Restorable, "{told}: {}", entry.manifest.place());
+            assert_eq!(
+                state(&catalog.ways(entry.manifest.timeline), entry),
+                State::Restorable,
+                "{told}: {}",
+                entry.manifest.place()
+            );
         }
         let report = verify(&self.store(), &catalog, Depth::Deep, self.now, None, &|_| ()).await.unwrap();
         assert_eq!(report.problems, [], "{told}");

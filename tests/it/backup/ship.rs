@@ -118,8 +118,9 @@ async fn sound(bucket: &MemoryStore, databases: &[&Database]) -> Catalog {
     let catalog = Catalog::load(bucket).await.unwrap();
     assert_eq!(catalog.unreadable, []);
     for (place, entry) in &catalog.entries {
-        let chain = catalog.chain(*place).unwrap();
-        let pages = restored(bucket, &chain.iter().map(|e| &e.manifest).collect::<Vec<_>>());
+        let chain = catalog.cover(place.timeline, place.position).unwrap();
+        let pages =
+            restored(bucket, &chain.iter().map(|piece| &catalog.entries[&piece.place()].manifest).collect::<Vec<_>>());
         assert!(databases.iter().any(|d| d.had(entry.manifest.digest_after, &pages)), "{place} is no state there was");
         let before = catalog.entries.range(..place).next_back().filter(|(p, _)| p.timeline == place.timeline);
         match before {

@@ -61,7 +61,7 @@ async fn a_damaged_database_is_stored_marked_and_no_success() {
     let catalog = sound(&bucket, &[&machine.database]).await;
     assert_eq!(catalog.entries.len(), 2);
     let tip = catalog.entries.values().next_back().unwrap().manifest.place();
-    assert!(catalog.chain(tip).is_ok() && catalog.sound_chain(tip).is_err());
+    assert!(catalog.cover(tip.timeline, tip.position).is_ok() && catalog.sound_chain(tip).is_err());
     assert!(matches!(machine.ship(Want::Changes).await, Err(ShipError::Damaged(_))), "no increment goes on from it");
     machine.database.damage(false);
     assert_eq!(machine.must_ship(Want::Changes).await.manifest.kind, Kind::Full);
