@@ -134,7 +134,10 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
         &registry,
     );
     let writer = Writer { host: host.clone(), instance: engine.instance().to_string() };
-    let source = engine.source(&settings.engine);
+    let source = engine.source(&settings.engine).map(|source| {
+        let weave = engine::weave(source.engine());
+        (source, weave)
+    });
     let backups = Backups::open(&settings.backup, source, &settings.state_directory, writer, &clock, &registry)
         .map_err(Failure::Failed)?;
     let mut parts = Parts::new(&settings, &engine, host, &clock, &registry);
@@ -174,6 +177,8 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     trigger_tasks.spawn("scheduler", trigger::run(app.jobs.clone(), trigger_tasks.stop_token()));
     app.listen_to_commands(&trigger_tasks);
     app.begin_backups(&trigger_tasks);
+    let follow_tasks = Tasks::new();
+    app.follow(&follow_tasks, &trigger_tasks);
     ready.reach("jobs");
 
     while let Signal::Reload = signals.next().await {
@@ -186,6 +191,8 @@ pub async fn run(loaded: config::Loaded, sources: &config::Sources, level: LogLe
     tokio::join!(trigger_tasks.stop(), drained);
     app.running.stop().await;
     writer_tasks.stop().await;
+    // After everybody who writes: what they have committed last is shipped, too.
+    follow_tasks.stop().await;
     app.engine.close().await;
     server_stop.cancel();
     if tokio::time::timeout(SERVER_LIMIT, server_tasks.stop()).await.is_err() {
@@ -373,6 +380,35 @@ impl App {
             };
             stop.run_until_cancelled(begun).await;
         });
+    }
+
+    /// Ships commits as they come, and sees to it that there is a full at which that can begin.
+    fn follow(&self, follow: &Tasks, trigger: &Tasks) {
+        let Some(follower) = self.parts.backups.as_ref().and_then(|backups| backups.follower()).cloned() else { return };
+        let mut wanted = follower.wants_full();
+        let enabled = self.settings.jobs.plans.get(FULL).is_some_and(|plan| plan.enabled);
+        let (jobs, stop) = (self.jobs.clone(), trigger.stop_token());
+        trigger.spawn("full for the live tail", async move {
+            let asked = async {
+                while wanted.changed().await.is_ok() {
+                    if wanted.borrow_and_update().is_none() {
+                        continue;
+                    }
+                    if !enabled {
+                        warn!("commits cannot be followed before there is a full, and `backup-full` is not enabled: `atlas-sidecar backup full` makes one");
+                        continue;
+                    }
+                    match jobs.run_now(FULL, false).await {
+                        Ok(_) => info!("a full is made, so that commits can be followed"),
+                        // One that was asked for at the same time, the first of all, will do.
+                        Err(e) => info!(error = %e, "the full that commits can be followed from was not begun"),
+                    }
+                }
+            };
+            stop.run_until_cancelled(asked).await;
+        });
+        let stop = follow.stop_token();
+        follow.spawn("live tail", async move { follower.run(stop).await });
     }
 
     async fn start_sources(&mut self) -> Result<(), EngineError> {

@@ -41,6 +41,7 @@ pub mod claim;
 pub mod codec;
 pub mod digest;
 pub mod fold;
+pub mod follow;
 pub mod index;
 pub mod layout;
 pub mod manifest;
@@ -84,6 +85,8 @@ pub struct Settings {
     pub policy: retain::Policy,
     /// What reads encrypted backups; only where somebody restores.
     pub identity_file: Option<PathBuf>,
+    /// How commits of a SQLite database are shipped as they come.
+    pub sqlite: follow::Settings,
 }
 
 impl Settings {

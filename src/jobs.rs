@@ -4,6 +4,7 @@
 
 pub mod back_up;
 pub mod backups;
+pub mod compact_backups;
 pub mod expire;
 pub mod prune_backups;
 pub mod prune_logs;
@@ -32,6 +33,7 @@ pub const NAMES: &[&str] = &[
     upkeep::UPKEEP,
     back_up::FULL,
     back_up::INCREMENTAL,
+    compact_backups::COMPACT,
     verify_backups::VERIFY_BACKUPS,
     prune_backups::PRUNE_BACKUPS,
 ];

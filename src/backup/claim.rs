@@ -29,6 +29,7 @@ use super::Timeline;
 use super::catalog::{Catalog, Claim, Entry};
 use super::layout::{CLAIMS, FORMAT, claim_key, claimed};
 use super::manifest::Sum;
+use super::ship::ground::{newest_place, written};
 use crate::clock::Timestamp;
 use crate::object::{Listed, ObjectError, ObjectKey, ObjectStore, get_small, list_all};
 use crate::schedule::{JobContext, JobError};
@@ -167,7 +168,10 @@ pub fn standing(held: Option<Held>, catalog: &Catalog, destination: &str) -> Sta
 pub fn next(catalog: &Catalog, held: Option<&Held>, writer: &Writer, about: About) -> Claim {
     // Also where the store has forgotten it, a number that was ours is not used again.
     let used = catalog.highest_timeline().into_iter().chain(held.map(Held::timeline)).max();
-    let newest = catalog.newest_timeline().and_then(|newest| catalog.ancestry(newest).first().copied());
+    let newest = catalog.newest_timeline().and_then(|newest| {
+        let own = newest_place(catalog, newest).and_then(|place| written(catalog, place));
+        own.or_else(|| catalog.ancestry(newest).first().copied())
+    });
     let parent = newest.or_else(|| catalog.entries.values().next_back());
     Claim {
         format: FORMAT,
@@ -246,6 +250,16 @@ pub async fn still_ours(store: &dyn ObjectStore, held: &Held) -> Result<(), Clai
             Err(ClaimError::Taken(taken(store, *timeline, key).await?))
         }
         _ => Err(ClaimError::Lost(held.key.clone())),
+    }
+}
+
+/// What the claim at `key` says; nothing inside where that cannot be read, nothing where there is none.
+pub(super) async fn claim_of(store: &dyn ObjectStore, key: &ObjectKey) -> Result<Option<Option<Claim>>, ObjectError> {
+    match get_small(store, key, MOST_BYTES).await {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).ok())),
+        Err(ObjectError::Missing(_)) => Ok(None),
+        Err(ObjectError::Corrupt(_)) => Ok(Some(None)),
+        Err(e) => Err(e),
     }
 }
 

@@ -24,12 +24,12 @@
 //! No number is committed twice; what a crash left under one has another random word in its key. A new timeline leaves one out: the number that its predecessor may be committing at this very moment, having looked for
 //! a claim just before there was one.
 
-pub(super) mod carry;
-mod commit;
-mod ground;
+pub(in crate::backup) mod carry;
+pub(in crate::backup) mod commit;
+pub(in crate::backup) mod ground;
 pub mod metrics;
-mod papers;
-mod segment;
+pub(in crate::backup) mod papers;
+pub(in crate::backup) mod segment;
 mod state;
 
 use std::fmt;
@@ -38,14 +38,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
+use self::ground::Ground;
 pub use self::metrics::{METRICS, Metrics};
 use self::state::State;
 use super::catalog::Catalog;
 use super::claim::{self, ClaimError, Writer};
 use super::codec::{CodecError, Form};
-use super::{Adopted, Look, Manifest, Source, SourceError, Want};
+use super::follow::spool::{Spool, Spooled, on_disk_of};
+use super::{Adopted, Look, Manifest, Place, Source, SourceError, Want};
 use crate::clock::Clock;
 use crate::object::probe::honours_create;
 use crate::object::{ObjectError, ObjectStore};
@@ -173,14 +175,15 @@ impl From<JobError> for ShipError {
 
 /// What is known for as long as the process lives.
 #[derive(Default)]
-struct Memory {
+pub(in crate::backup) struct Memory {
     conditional: Option<bool>,
     guided: bool,
 }
 
 /// Ships backups, one at a time.
 pub struct Shipper {
-    parts: Parts,
+    pub(in crate::backup) parts: Parts,
+    pub(in crate::backup) spool: Arc<Spool>,
     state: State,
     memory: Mutex<Memory>,
 }
@@ -194,19 +197,30 @@ impl Shipper {
     /// Made of `parts`; nothing happens yet.
     pub fn new(parts: Parts) -> Self {
         let state = State::new(&parts.settings.state_directory);
-        Self { parts, state, memory: Mutex::default() }
+        let spool = Arc::new(Spool::new(&parts.settings.state_directory));
+        Self { parts, spool, state, memory: Mutex::default() }
     }
 
     /// Ships what is wanted; a full where changes are wanted and the store has no state that the source knows.
     pub async fn ship(&self, cx: &JobContext, want: Want) -> Result<Shipped, ShipError> {
-        let mut memory = tokio::select! {
-            memory = self.memory.lock() => memory,
-            () = stopped(cx) => return Err(ShipError::Stopped),
-        };
+        let mut memory = self.alone(cx).await?;
         let shipped = self.ship_alone(cx, want, &mut memory).await;
-        let spooled = self.state.spooled_bytes().await;
-        self.parts.metrics.spool(spooled.unwrap_or_default());
+        self.tell_spool().await;
         shipped
+    }
+
+    /// Waits until nobody else ships.
+    pub(in crate::backup) async fn alone(&self, cx: &JobContext) -> Result<MutexGuard<'_, Memory>, ShipError> {
+        tokio::select! {
+            memory = self.memory.lock() => Ok(memory),
+            () = stopped(cx) => Err(ShipError::Stopped),
+        }
+    }
+
+    /// Tells how much waits on this machine.
+    pub(in crate::backup) async fn tell_spool(&self) {
+        let spooled = self.state.spooled_bytes().await;
+        self.parts.metrics.spool(spooled.unwrap_or_default() + self.spool.bytes());
     }
 
     /// Says what would be shipped, and changes nothing.
@@ -232,16 +246,41 @@ impl Shipper {
     pub async fn measure(&self) -> Result<Catalog, ShipError> {
         let catalog = Catalog::load(self.parts.store.as_ref()).await?;
         self.parts.metrics.know(&catalog);
-        self.parts.metrics.spool(self.state.spooled_bytes().await?);
+        self.tell_spool().await;
         Ok(catalog)
     }
 
     async fn ship_alone(&self, cx: &JobContext, want: Want, memory: &mut Memory) -> Result<Shipped, ShipError> {
+        let (mut ground, look) = self.ground(cx, memory, want == Want::Full).await?;
+        let unknown = match self.adopt_tip(&ground).await? {
+            Adopted::Known => None,
+            Adopted::Unknown(why) => Some(why),
+            Adopted::Another(why) => {
+                ground = self.begin_timeline(cx, ground.catalog, &look, why.clone(), ground.conditional).await?;
+                Some(why)
+            }
+        };
+        cx.check()?;
+        match (want, unknown) {
+            (Want::Full, _) => self.ship_full(cx, &mut ground, None).await,
+            (Want::Changes, Some(why)) => self.ship_full(cx, &mut ground, Some(why)).await,
+            (Want::Changes, None) => self.ship_changes(cx, &mut ground, None).await,
+        }
+    }
+
+    /// Looks at the database and at the store, and finds where the next segment may begin. A full may be of an empty database where somebody has allowed that.
+    pub(in crate::backup) async fn ground(
+        &self,
+        cx: &JobContext,
+        memory: &mut Memory,
+        full: bool,
+    ) -> Result<(Ground, Look), ShipError> {
         let Parts { source, store, metrics, .. } = &self.parts;
         let look = source.look().await?;
+        self.on_spool(Spool::load).await?;
         let catalog = Catalog::load(store.as_ref()).await?;
         metrics.know(&catalog);
-        let allowed = want == Want::Full && self.state.take_allowance().await?;
+        let allowed = full && self.state.take_allowance().await?;
         if !allowed {
             self.suspicion(&catalog, &look).await?;
         }
@@ -255,20 +294,25 @@ impl Shipper {
             memory.guided = true;
         }
         cx.check()?;
-        let unknown = match self.adopt_tip(&ground).await? {
-            Adopted::Known => None,
-            Adopted::Unknown(why) => Some(why),
-            Adopted::Another(why) => {
-                ground = self.begin_timeline(cx, &ground.catalog, &look, why.clone(), conditional).await?;
-                Some(why)
-            }
-        };
-        cx.check()?;
-        match (want, unknown) {
-            (Want::Full, _) => self.ship_full(cx, &mut ground, None).await,
-            (Want::Changes, Some(why)) => self.ship_full(cx, &mut ground, Some(why)).await,
-            (Want::Changes, None) => self.ship_changes(cx, &mut ground).await,
-        }
+        Ok((ground, look))
+    }
+
+    /// `work` on the spool of live segments.
+    pub(in crate::backup) async fn on_spool<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Spool) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, ShipError> {
+        let done = on_disk_of(&self.spool, work).await;
+        done.map_err(|error| ShipError::State { folder: self.spool.folder().to_owned(), error })
+    }
+
+    /// What is remembered of our timeline.
+    pub(in crate::backup) async fn held(&self) -> Result<Option<claim::Held>, ShipError> {
+        self.state.held().await
+    }
+
+    pub(in crate::backup) async fn spooled(&self, place: Place) -> Result<Option<Spooled>, ShipError> {
+        self.on_spool(move |spool| spool.get(place)).await
     }
 
     /// What speaks against shipping this database to that destination, until somebody says that it is right.
@@ -302,14 +346,14 @@ impl Shipper {
         Ok(conditional)
     }
 
-    fn fenced(&self, who: &str) -> ShipError {
+    pub(in crate::backup) fn fenced(&self, who: &str) -> ShipError {
         ShipError::Fenced(format!(
             "nothing is shipped any more: {who}\nhint: if this installation is to go on instead, delete `{}`: it then begins a timeline of its own",
             self.state.owner_file().display()
         ))
     }
 
-    fn of_claim(&self, e: ClaimError) -> ShipError {
+    pub(in crate::backup) fn of_claim(&self, e: ClaimError) -> ShipError {
         match e {
             ClaimError::Taken(taken) => self.fenced(&taken.to_string()),
             ClaimError::Lost(key) => ShipError::Failed(format!(
@@ -342,7 +386,7 @@ fn suspicion(catalog: &Catalog, look: &Look) -> Result<(), ShipError> {
 }
 
 /// Comes back when the run is asked to stop.
-pub(super) async fn stopped(cx: &JobContext) {
+pub(in crate::backup) async fn stopped(cx: &JobContext) {
     // As long as a wait may be; nobody is woken by it.
     while cx.rest(Duration::from_secs(3600)).await.is_ok() {}
 }

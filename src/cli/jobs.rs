@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control::{Answer, Ask, Client, Ending, Failure, JobLine, Lock, LockError};
 use crate::engine::ids::Instance;
-use crate::engine::{Archive, Engine};
+use crate::engine::{self, Archive, Engine};
 use crate::jobs::back_up::Turn;
 use crate::jobs::backups::{self, Backups};
 use crate::jobs::{self, NAMES, Parts};
@@ -129,7 +129,10 @@ async fn alone(settings: &Settings, wanted: &Ask, json: bool) -> Exit {
     let metrics = jobs::Metrics::new(&registry).into();
     let upkeep = engine.upkeep(&settings.engine);
     let writer = Writer { host: host.clone(), instance: engine.instance().to_string() };
-    let source = engine.source(&settings.engine);
+    let source = engine.source(&settings.engine).map(|source| {
+        let weave = engine::weave(source.engine());
+        (source, weave)
+    });
     let backups = match Backups::open(&settings.backup, source, &settings.state_directory, writer, &clock, &registry) {
         Ok(backups) => backups.map(Arc::new),
         Err(why) => {

@@ -1,14 +1,16 @@
 //! `[backup]`.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::reader::{Held, Section, Show};
 use super::sections::DAY;
 use super::values;
-use crate::backup::Settings;
 use crate::backup::codec::{Form, Recipient};
 use crate::backup::manifest::Codec;
 use crate::backup::retain::Policy;
+use crate::backup::{Settings, follow};
+use crate::engine::Follow;
 use crate::object::Destination;
 use crate::object::s3::{self, Checksum};
 use crate::secret::Secret;
@@ -36,6 +38,12 @@ fn word<T: PartialEq>((words, meanings): &([&'static str; 2], [T; 2]), meant: T)
     words[usize::from(meanings[0] != meant)]
 }
 
+/// How often commits may be shipped. Below a tenth of a second the requests cost more than what they save; a minute is far enough from a schedule.
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(60);
+
+/// How long a log, and how large a spool may be: not so small that a single transaction of an application is too much.
+const ROOM: RangeInclusive<u64> = (16 << 20)..=(1 << 40);
+
 /// The section; `None` only where a problem was noted.
 pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
     let destination = section.get_some("destination", Show::Plain, |value| Destination::parse(&values::words(value)?));
@@ -55,13 +63,30 @@ pub(super) fn read(mut section: Section<'_>) -> Option<Settings> {
         values::list(value)?.iter().map(|text| Recipient::parse(text)).collect::<Result<Vec<_>, _>>()
     });
     let identity_file = encryption.get_some("identity_file", Show::Plain, values::path);
+    let sqlite = tail(section.section("sqlite"));
     Some(Settings {
         destination: destination.ok()?,
         s3: s3::Settings { checksum: checksum?, ..s3? },
         form: Form { codec: codec?, recipients: recipients.ok()?? },
         policy,
         identity_file: identity_file.ok()?,
+        sqlite: sqlite?,
     })
+}
+
+/// What the database has to know of it; nothing where its commits are not followed.
+pub(super) fn followed(settings: &Settings) -> Option<Follow> {
+    let follow::Settings { interval, convert_to_wal, log_max, .. } = settings.sqlite;
+    interval.and(settings.destination.as_ref()).map(|_| Follow { log_max, convert_to_wal })
+}
+
+/// `[backup.sqlite]`
+fn tail(mut section: Section<'_>) -> Option<follow::Settings> {
+    let interval = section.get_some("interval", Show::Plain, values::duration(INTERVAL));
+    let convert_to_wal = section.take("convert_to_wal", values::flag);
+    let log_max = section.take("log_max", values::size(ROOM)) as u64;
+    let spool_max = section.take("spool_max", values::size(ROOM)) as u64;
+    Some(follow::Settings { interval: interval.ok()?, convert_to_wal, log_max, spool_max })
 }
 
 fn one_of<T: Copy>(section: &mut Section<'_>, name: &'static str, known: &'static ([&str; 2], [T; 2])) -> Option<T> {

@@ -223,9 +223,9 @@ fn of_files(files: &Files) -> Table {
     element("retention.files", keys)
 }
 
-fn of_backup(backup: &backup::Settings) -> [Table; 3] {
+fn of_backup(backup: &backup::Settings) -> [Table; 4] {
     let text = |path: Option<&Path>| json!(path.unwrap_or("".as_ref()));
-    let s3 = &backup.s3;
+    let (s3, sqlite) = (&backup.s3, &backup.sqlite);
     // Of an access key, the id is half.
     let id = Some(Secret::new(s3.access_key_id.as_str())).filter(|id| !id.reveal().is_empty());
     let key = Some(&s3.secret_access_key).filter(|key| !key.reveal().is_empty());
@@ -250,6 +250,15 @@ fn of_backup(backup: &backup::Settings) -> [Table; 3] {
                 ("ca_file", text(s3.ca_file.as_deref())),
                 ("access_key_id", hidden(id.as_ref())),
                 ("secret_access_key", hidden(key)),
+            ],
+        ),
+        table(
+            "backup.sqlite",
+            vec![
+                ("interval", json!(sqlite.interval.map(show_duration).unwrap_or_default())),
+                ("convert_to_wal", json!(sqlite.convert_to_wal)),
+                ("log_max", json!(show_size(sqlite.log_max))),
+                ("spool_max", json!(show_size(sqlite.spool_max))),
             ],
         ),
         table(

@@ -36,7 +36,8 @@ pub(super) fn read(mut root: Section<'_>) -> Option<Settings> {
     let jobs = jobs::read(root.section("jobs"), root.section("retention"), root.section("upkeep"), &around);
     let backup = backup::read(root.section("backup"));
     let log = logging(root.section("log"));
-    let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, ..database? };
+    let follow = backup.as_ref().and_then(backup::followed);
+    let engine = engine::Settings { state_directory: state_directory.clone(), builtin, queries, follow, ..database? };
     Some(Settings {
         state_directory,
         engine,

@@ -1,6 +1,7 @@
 //! `backup-full` and `backup-incremental`: ship a backup of the database.
 //!
-//! Both use one shipper, which knows what is at the destination and decides what is shipped. Neither reads while upkeep rewrites the database: what is
+//! Both use one follower: while it follows the database's commits, a full is read beside that and an increment is merged of what was shipped; otherwise it ships the
+//! one or the other. Neither reads while upkeep rewrites the database: what is
 //! rewritten would all be shipped, and the work of both would take twice as long. So they take [`Turn`]s: a backup waits for upkeep to end,
 //! upkeep does not begin while a backup runs.
 
@@ -9,7 +10,8 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::backup::Want;
-use crate::backup::ship::{ShipError, Shipped, Shipper};
+use crate::backup::follow::Follower;
+use crate::backup::ship::ShipError;
 use crate::schedule::{Job, JobContext, JobError, Outcome};
 use crate::task::Pending;
 
@@ -45,38 +47,38 @@ impl Turn {
 pub struct BackUp {
     name: &'static str,
     want: Want,
-    shipper: Arc<Shipper>,
+    follower: Arc<Follower>,
     turn: Turn,
 }
 
 impl BackUp {
     /// `backup-full`
-    pub fn full(shipper: Arc<Shipper>, turn: Turn) -> Self {
-        Self { name: FULL, want: Want::Full, shipper, turn }
+    pub fn full(follower: Arc<Follower>, turn: Turn) -> Self {
+        Self { name: FULL, want: Want::Full, follower, turn }
     }
 
     /// `backup-incremental`
-    pub fn incremental(shipper: Arc<Shipper>, turn: Turn) -> Self {
-        Self { name: INCREMENTAL, want: Want::Changes, shipper, turn }
+    pub fn incremental(follower: Arc<Follower>, turn: Turn) -> Self {
+        Self { name: INCREMENTAL, want: Want::Changes, follower, turn }
     }
 
     async fn back_up(&self, cx: &JobContext) -> Result<Outcome, JobError> {
         if cx.dry_run() {
-            let words = self.shipper.preview(self.want).await.map_err(failure)?;
+            let words = self.follower.preview_of(self.want).await.map_err(failure)?;
             return Ok(Outcome::done(0, words));
         }
         let _turn = self.turn.take(cx).await?;
-        let shipped = self.shipper.ship(cx, self.want).await.map_err(failure)?;
-        Ok(outcome(&shipped))
+        let report = match self.want {
+            Want::Full => self.follower.full(cx).await,
+            Want::Changes => self.follower.incremental(cx).await,
+        };
+        let report = report.map_err(failure)?;
+        Ok(Outcome::done(report.count, report.words).bytes(report.bytes))
     }
 }
 
-fn outcome(shipped: &Shipped) -> Outcome {
-    Outcome::done(shipped.manifest.sent_pages.into(), shipped.to_string()).bytes(shipped.stored_bytes())
-}
-
 /// On one line, the hint included: of more, the run log keeps only the first.
-fn failure(e: ShipError) -> JobError {
+pub(super) fn failure(e: ShipError) -> JobError {
     match e {
         ShipError::Stopped => JobError::Stopped,
         e => JobError::Failed(e.to_string().replace('\n', "; ")),

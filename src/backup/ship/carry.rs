@@ -116,14 +116,14 @@ pub(in crate::backup) async fn write_spool(mut file: File, mut stored: mpsc::Rec
     file.sync_all().await
 }
 
-/// Sends the bytes of `file`, which must be `content`.
+/// Sends the bytes that `file` begins with, which must be `content`.
 pub(in crate::backup) async fn read_spool(
     file: &Path,
     content: &Content,
     into: mpsc::Sender<Bytes>,
 ) -> Result<(), ShipError> {
     let of_spool = |error| ShipError::State { folder: file.to_owned(), error };
-    let mut from = File::open(file).await.map_err(of_spool)?;
+    let mut from = File::open(file).await.map_err(of_spool)?.take(content.bytes);
     let (mut sum, mut length) = (Sha256::new(), 0);
     loop {
         let mut piece = BytesMut::with_capacity(PIECE);

@@ -26,7 +26,7 @@ impl Shipper {
         let manifest = pending.manifest;
         let (place, bytes) = (manifest.place(), Bytes::from(manifest.to_bytes()));
         let sha256 = Sum::of(&bytes);
-        if !self.create_manifest(ground, &manifest, bytes).await? {
+        if !self.create_manifest(ground.conditional, &manifest, bytes).await? {
             self.state.clear_spool().await?;
             return Err(self.fenced(&format!(
                 "somebody has committed another segment to {place}, who has a copy of this installation's state"
@@ -36,7 +36,9 @@ impl Shipper {
         self.state.hold(&ground.held).await?;
         self.state.clear_spool().await?;
         self.adopt_committed(&manifest).await;
-        ground.catalog.entries.insert(place, Entry::committed(manifest.clone(), sha256));
+        let entry = Entry::committed(manifest.clone(), sha256);
+        ground.tip = Some(entry.clone());
+        ground.catalog.entries.insert(place, entry);
         if let Err(error) = papers::keep_sums(store, &ground.catalog).await {
             warn!(%error, "`SHA256SUMS` could not be brought up to date: the next backup does it");
         }
@@ -48,10 +50,15 @@ impl Shipper {
     }
 
     /// Whether the manifest is there with these bytes now; otherwise somebody else's is.
-    async fn create_manifest(&self, ground: &Ground, manifest: &Manifest, bytes: Bytes) -> Result<bool, ShipError> {
+    pub(in crate::backup) async fn create_manifest(
+        &self,
+        conditional: bool,
+        manifest: &Manifest,
+        bytes: Bytes,
+    ) -> Result<bool, ShipError> {
         let store = self.parts.store.as_ref();
         let key = manifest_key(manifest.place());
-        if !ground.conditional {
+        if !conditional {
             match get_small(store, &key, manifest::MOST_BYTES).await {
                 Ok(there) => return Ok(there == bytes),
                 Err(ObjectError::Missing(_)) => {}
@@ -76,7 +83,7 @@ impl Shipper {
 }
 
 /// The one line that a backup leaves in the log.
-fn tell(shipped: &Shipped) {
+pub(in crate::backup) fn tell(shipped: &Shipped) {
     let Shipped { manifest, steps, .. } = shipped;
     let Manifest { kind, pages, sent_pages, .. } = manifest;
     let (plain, stored) = (shipped.plain_bytes(), shipped.stored_bytes());

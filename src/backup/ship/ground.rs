@@ -5,49 +5,121 @@ use std::time::Instant;
 use super::super::catalog::{Catalog, Claim, Entry};
 use super::super::claim::{self, About, Held, Standing, Tip};
 use super::super::manifest::Sum;
-use super::super::{Adopted, Kind, Look, Place, Position};
+use super::super::{Adopted, Kind, Look, Manifest, Place, Position, Soundness, Timeline};
 use super::state::Pending;
 use super::{ShipError, Shipper, Steps, segment};
 use crate::clock::Timestamp;
-use crate::object::ObjectKey;
+use crate::object::{ObjectError, ObjectKey, Part};
 use crate::schedule::JobContext;
 
+/// Positions that a new timeline leaves out for whoever had the one before, where that one followed commits: it notices within five minutes that there is a claim, and at
+/// its shortest interval of 100 ms commits ten numbers in a second.
+const LEFT_OUT: u64 = 4096;
+
 /// A timeline that is ours, and the store as it was seen since.
-pub(super) struct Ground {
+pub(in crate::backup) struct Ground {
     pub held: Held,
     pub catalog: Catalog,
     pub conditional: bool,
+    /// The newest segment of our timeline, those included that wait in the spool of live segments.
+    pub tip: Option<Entry>,
+    /// Those that wait there, in their order.
+    pub waiting: Vec<Place>,
 }
 
 impl Ground {
-    /// The newest segment of our timeline.
-    pub fn tip(&self) -> Option<&Entry> {
-        self.catalog.tip(self.held.timeline())
+    fn new(held: Held, catalog: Catalog, conditional: bool, tip: Option<Entry>) -> Self {
+        Self { held, catalog, conditional, tip, waiting: Vec::new() }
     }
 
     /// Where the next segment leads to.
     pub fn next_place(&self) -> Place {
         let timeline = self.held.timeline();
-        let ours = self.catalog.entries.keys().any(|place| place.timeline == timeline);
-        let position = match self.catalog.highest_position() {
-            None => Position(1),
-            Some(highest) if ours => highest.next(),
-            // One is left out for whoever had the timeline before.
-            Some(highest) => highest.next().next(),
+        let highest = self.catalog.highest_position();
+        let position = match (&self.tip, highest) {
+            (Some(tip), highest) => highest.map_or(tip.manifest.to, |highest| highest.max(tip.manifest.to)).next(),
+            (None, None) => Position(1),
+            (None, Some(highest)) if self.catalog.live.is_empty() && self.catalog.folds.is_empty() => {
+                highest.next().next()
+            }
+            (None, Some(highest)) => Position(highest.0 + LEFT_OUT),
         };
         Place { timeline, position }
     }
 
     /// The sum of the manifest before the next one.
     pub fn previous(&self) -> Option<Sum> {
-        let parent = || self.held.claim.parent.and_then(|parent| self.catalog.entries.get(&parent.place));
-        self.tip().or_else(parent).map(|entry| entry.sha256.clone())
+        let parent = || self.held.claim.parent.and_then(|parent| written(&self.catalog, parent.place));
+        self.tip.as_ref().or_else(parent).map(|entry| entry.sha256.clone())
     }
 
     /// The time of a mark of `at`: never before the one in front of it.
     pub fn observed(&self, at: Timestamp) -> Timestamp {
-        self.tip().map_or(at, |tip| at.max(tip.manifest.observed))
+        self.tip.as_ref().map_or(at, |tip| at.max(tip.manifest.observed))
     }
+
+    /// Whether the store holds what leads from a full to the tip, as far as a listing can tell; why not.
+    pub fn whole(&self) -> Result<(), String> {
+        let timeline = self.held.timeline();
+        let full = newest_full(&self.catalog, timeline).ok_or_else(|| format!("there is no full on {timeline} yet"))?;
+        if let Some(fault) = full.fault() {
+            return Err(fault);
+        }
+        if let Some(Soundness::Damaged(words)) = &full.manifest.soundness {
+            return Err(format!("the full at {} is of a damaged database: {words}", full.manifest.to));
+        }
+        let last = self.waiting.first().and_then(|first| first.position.0.checked_sub(1));
+        let tip = last.map(Position).or(self.tip.as_ref().map(|tip| tip.manifest.to));
+        reach(&self.catalog, timeline, full.manifest.to, tip.unwrap_or(full.manifest.to))
+    }
+}
+
+/// The newest full of `timeline`.
+fn newest_full(catalog: &Catalog, timeline: Timeline) -> Option<&Entry> {
+    let own = catalog.entries.iter().rev().filter(|(place, _)| place.timeline == timeline);
+    own.map(|(_, entry)| entry).find(|entry| entry.manifest.kind == Kind::Full)
+}
+
+/// Whether segments lead from `from` to `to` without one missing.
+fn reach(catalog: &Catalog, timeline: Timeline, from: Position, to: Position) -> Result<(), String> {
+    let mut at = from;
+    while at < to {
+        let next = Place { timeline, position: at.next() };
+        let folded = catalog.folds.range((next, Kind::Full)..).map(|(_, entry)| entry);
+        let ahead = catalog.entries.range(next..).map(|(_, entry)| entry).chain(folded);
+        let leads = |entry: &&Entry| {
+            entry.manifest.timeline == timeline
+                && entry.manifest.to <= to
+                && entry.manifest.from.is_some_and(|from| from <= at)
+                && entry.fault().is_none()
+        };
+        let live = catalog.live.contains_key(&next).then_some(next.position);
+        let furthest = ahead.filter(leads).map(|entry| entry.manifest.to).chain(live).max();
+        at = furthest.ok_or_else(|| format!("there is no segment to {next}, or it is damaged"))?;
+    }
+    Ok(())
+}
+
+/// What leads to `place`, of all whose words were read: a live segment rather than a full beside it, that rather than what was folded.
+pub(in crate::backup) fn written(catalog: &Catalog, place: Place) -> Option<&Entry> {
+    let folded = || [Kind::Fine, Kind::Merged].into_iter().find_map(|kind| catalog.folds.get(&(place, kind)));
+    catalog.notes.get(&place).or_else(|| catalog.entries.get(&place)).or_else(folded)
+}
+
+/// The newest place on `timeline` that anything in the store leads to.
+pub(in crate::backup) fn newest_place(catalog: &Catalog, timeline: Timeline) -> Option<Place> {
+    let folded = catalog.folds.keys().map(|(place, _)| place);
+    let all = catalog.entries.keys().chain(catalog.live.keys()).chain(folded);
+    all.filter(|place| place.timeline == timeline).max().copied()
+}
+
+/// Whether `next` goes on from `tip`.
+fn follows(tip: Option<&Entry>, next: &Entry) -> bool {
+    tip.is_some_and(|tip| {
+        next.manifest.from == Some(tip.manifest.to)
+            && next.manifest.digest_before == Some(tip.manifest.digest_after)
+            && next.manifest.previous.as_ref() == Some(&tip.sha256)
+    })
 }
 
 impl Shipper {
@@ -60,19 +132,41 @@ impl Shipper {
         conditional: bool,
     ) -> Result<Ground, ShipError> {
         let destination = self.parts.store.place();
-        let (held, catalog) = match claim::standing(self.state.held().await?, &catalog, &destination) {
+        let (held, mut catalog) = match claim::standing(self.state.held().await?, &catalog, &destination) {
             Standing::Ours(held) => (held, catalog),
             Standing::Unsettled(held) => self.settle(cx, held, conditional).await?,
-            Standing::None(why) => return self.begin_timeline(cx, &catalog, look, why, conditional).await,
+            Standing::None(why) => return self.begin_timeline(cx, catalog, look, why, conditional).await,
             Standing::Taken(taken) => return Err(self.fenced(&taken.to_string())),
         };
-        let tip = catalog.tip(held.timeline());
+        let place = newest_place(&catalog, held.timeline());
+        if let Some(place) = place {
+            self.read_note(&mut catalog, place).await?;
+        }
+        let tip = place.and_then(|place| written(&catalog, place)).cloned();
         let pending = self.state.pending().await?;
         let pending = pending.map(|pending| Sum::of(&pending.manifest.to_bytes()));
-        if held.wrote(tip) || tip.is_some_and(|tip| pending.as_ref() == Some(&tip.sha256)) {
-            return Ok(Ground { held, catalog, conditional });
+        let spooled = match place {
+            Some(place) => self.spooled(place).await?.map(|spooled| spooled.entry),
+            None => None,
+        };
+        // What was folded, or a full, may be all that is left of a live segment that is still in the spool.
+        let same = |ours: &Entry, there: &Entry| {
+            ours.sha256 == there.sha256
+                || (there.manifest.kind != Kind::Live && ours.manifest.base() == there.manifest.base())
+        };
+        let ours = match (&spooled, &tip) {
+            (Some(spooled), Some(tip)) if same(spooled, tip) => true,
+            (_, tip) => {
+                held.wrote(tip.as_ref()) || tip.as_ref().is_some_and(|tip| pending.as_ref() == Some(&tip.sha256))
+            }
+        };
+        if ours {
+            let tip = spooled.filter(|spooled| tip.as_ref().is_some_and(|tip| same(spooled, tip))).or(tip);
+            let mut ground = Ground::new(held, catalog, conditional, tip);
+            self.wait_in_line(&mut ground).await?;
+            return Ok(ground);
         }
-        let why = match tip.map(|tip| tip.manifest.place()) {
+        let why = match place {
             Some(place) => {
                 format!(
                     "the newest segment, {place}, is not the last one that this installation wrote: it was put back, or copied"
@@ -80,26 +174,76 @@ impl Shipper {
             }
             None => format!("the segments of {} are not in the store any more", held.timeline()),
         };
-        self.begin_timeline(cx, &catalog, look, why, conditional).await
+        self.begin_timeline(cx, catalog, look, why, conditional).await
+    }
+
+    /// Finds what in the spool goes on from the tip. What does not will never be stored and is thrown away; what was stored is kept for whoever folds it.
+    async fn wait_in_line(&self, ground: &mut Ground) -> Result<(), ShipError> {
+        let timeline = ground.held.timeline();
+        let stored = ground.tip.as_ref().map_or(Position(0), |tip| tip.manifest.to);
+        let mut lost = Vec::new();
+        for place in self.on_spool(|spool| Ok(spool.all())).await? {
+            if place.timeline == timeline && place.position <= stored {
+                continue;
+            }
+            match self.spooled(place).await? {
+                Some(spooled) if place.timeline == timeline && follows(ground.tip.as_ref(), &spooled.entry) => {
+                    ground.tip = Some(spooled.entry);
+                    ground.waiting.push(place);
+                }
+                _ => lost.push(place),
+            }
+        }
+        if let (Some(first), Some(last)) = (lost.first().copied(), lost.last()) {
+            tracing::warn!(%first, %last, segments = lost.len(), "live segments that do not go on from what the store has are thrown away");
+            self.on_spool(move |spool| lost.iter().try_for_each(|place| spool.remove(*place))).await?;
+        }
+        Ok(())
+    }
+
+    /// The words of the live segment at `place`, where there is one, among the catalog's.
+    pub(in crate::backup) async fn read_note(&self, catalog: &mut Catalog, place: Place) -> Result<(), ShipError> {
+        let Some(listed) = catalog.live.get(&place).filter(|_| !catalog.notes.contains_key(&place)) else {
+            return Ok(());
+        };
+        let first = Part { to: Some(1), ..Part::default() };
+        let note = match self.parts.store.get(&listed.key, first).await {
+            Ok(download) => download.note.unwrap_or_default(),
+            Err(ObjectError::Missing(_)) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let manifest = Manifest::from_bytes(note.as_bytes())
+            .map_err(|why| ObjectError::Corrupt(format!("the note of `{}`: {why}", listed.key)))?;
+        let entry = Entry { manifest, sha256: Sum::of(note.as_bytes()), listed_bytes: Some(listed.bytes) };
+        catalog.notes.insert(place, entry);
+        Ok(())
     }
 
     /// Claims the next timeline.
-    pub(super) async fn begin_timeline(
+    pub(in crate::backup) async fn begin_timeline(
         &self,
         cx: &JobContext,
-        catalog: &Catalog,
+        mut catalog: Catalog,
         look: &Look,
         reason: String,
         conditional: bool,
     ) -> Result<Ground, ShipError> {
+        if let Some(place) = catalog.newest_timeline().and_then(|timeline| newest_place(&catalog, timeline)) {
+            self.read_note(&mut catalog, place).await?;
+        }
         let about = About { identity: look.identity.clone(), reason, at: self.parts.clock.now() };
-        let claim = claim::next(catalog, self.state.held().await?.as_ref(), &self.parts.writer, about);
+        let claim = claim::next(&catalog, self.state.held().await?.as_ref(), &self.parts.writer, about);
         let word = if conditional { None } else { Some(segment::word()?) };
         let key = claim::key(claim.timeline, word).to_string();
         let held = Held { destination: self.parts.store.place(), key, claim, settled: false, tip: None };
         self.state.hold(&held).await?;
-        let (held, catalog) = self.settle(cx, held, conditional).await?;
-        Ok(Ground { held, catalog, conditional })
+        let (held, mut catalog) = self.settle(cx, held, conditional).await?;
+        if let Some(parent) = &held.claim.parent {
+            self.read_note(&mut catalog, parent.place).await?;
+        }
+        let mut ground = Ground::new(held, catalog, conditional, None);
+        self.wait_in_line(&mut ground).await?;
+        Ok(ground)
     }
 
     /// Makes the claim. The catalog is read anew: until the claim was there, the owner of the timeline before may have gone on.
@@ -119,15 +263,11 @@ impl Shipper {
 
     /// Asks the source whether it can go on from the newest state of our timeline.
     pub(super) async fn adopt_tip(&self, ground: &Ground) -> Result<Adopted, ShipError> {
-        let Some(tip) = ground.tip() else {
+        let Some(tip) = &ground.tip else {
             return Ok(Adopted::Unknown(format!("there is no full on {} yet", ground.held.timeline())));
         };
-        let place = tip.manifest.place();
         match self.parts.source.adopt(&tip.manifest.base()).await? {
-            Adopted::Known => Ok(match ground.catalog.sound_chain(place) {
-                Ok(_) => Adopted::Known,
-                Err(why) => Adopted::Unknown(why),
-            }),
+            Adopted::Known => Ok(ground.whole().map_or_else(Adopted::Unknown, |()| Adopted::Known)),
             other => Ok(other),
         }
     }
@@ -141,13 +281,13 @@ impl Shipper {
         let place = manifest.place();
         let sha256 = Sum::of(&manifest.to_bytes());
         if ground.catalog.entries.get(&place).is_some_and(|entry| entry.sha256 == sha256) {
-            if ground.tip().is_some_and(|tip| tip.manifest.place() == place) {
+            if ground.tip.as_ref().is_some_and(|tip| tip.manifest.place() == place) {
                 ground.held.tip = Some(Tip { place, sha256 });
                 self.state.hold(&ground.held).await?;
             }
             return self.state.clear_spool().await;
         }
-        let from = ground.tip().map(|tip| tip.manifest.to);
+        let from = ground.tip.as_ref().map(|tip| tip.manifest.to);
         let fits = place.timeline == ground.held.timeline()
             && from.is_none_or(|from| from < place.position)
             && manifest.previous == ground.previous()
@@ -164,6 +304,7 @@ impl Shipper {
             }
             Err(e) => Err(e),
             Ok(steps) => {
+                self.deliver_waiting(cx, ground).await?;
                 tracing::info!(%place, "a segment that was left pending is finished");
                 self.commit(ground, pending, steps).await.map(|_| ())
             }

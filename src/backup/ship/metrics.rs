@@ -1,10 +1,13 @@
 //! What is measured of backups. What is told of the store comes from its catalog, at the start and after each backup, so that a restart forgets nothing.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use prometheus::{Gauge, GaugeVec, IntGauge, Registry};
 
 use super::super::Kind;
 use super::super::catalog::{Catalog, Entry};
 use super::{Shipped, Steps};
+use crate::clock::Timestamp;
 use crate::sample::{self, Desc};
 use crate::telemetry;
 
@@ -30,7 +33,7 @@ const INCREMENTAL: Desc = Desc {
     name: "atlas_sidecar_backup_last_incremental_success_timestamp_seconds",
     kind: sample::Kind::Gauge,
     unit: "seconds",
-    help: "When the newest increment that can be restored was made, 0 for none. A full instead of an increment does not move it.",
+    help: "When the newest increment that can be restored was made, with a live tail the newest merged one; 0 for none. A full instead of an increment does not move it.",
 };
 const TIMELINE: Desc = Desc {
     name: "atlas_sidecar_backup_timeline",
@@ -42,7 +45,7 @@ const SPOOL: Desc = Desc {
     name: "atlas_sidecar_backup_spool_bytes",
     kind: sample::Kind::Gauge,
     unit: "bytes",
-    help: "Bytes in the state directory that wait to be stored. What stays there is an increment whose upload failed: the next backup finishes it.",
+    help: "Bytes in the state directory that wait to be stored, or to be folded: live segments of about an hour, and an increment whose upload failed, which the next backup finishes. When it comes near `backup.sqlite.spool_max` the destination does not take what is committed.",
 };
 const BYTES: Desc = Desc {
     name: "atlas_sidecar_backup_last_bytes",
@@ -62,6 +65,8 @@ pub const METRICS: &[&Desc] = &[&UNTIL, &FROM, &FULL, &INCREMENTAL, &TIMELINE, &
 
 /// The numbers, made once.
 pub struct Metrics {
+    /// The newest instant that the live tail has stored, in milliseconds.
+    live: AtomicI64,
     until: Gauge,
     from: Gauge,
     full: Gauge,
@@ -76,6 +81,7 @@ impl Metrics {
     /// Registers them.
     pub fn new(registry: &Registry) -> Self {
         Self {
+            live: AtomicI64::new(0),
             until: telemetry::gauge(registry, &UNTIL),
             from: telemetry::gauge(registry, &FROM),
             full: telemetry::gauge(registry, &FULL),
@@ -95,15 +101,24 @@ impl Metrics {
         let sound = |entry: &&Entry| catalog.sound_chain(entry.manifest.place()).is_ok();
         let at = |entry: Option<&Entry>| entry.map_or(0.0, |entry| entry.manifest.observed.seconds());
         let newest_of = |kind| line.iter().copied().filter(|e| e.manifest.kind == kind).find(sound);
-        self.until.set(at(line.iter().copied().find(sound)));
+        let live = Timestamp::from_millis(self.live.load(Ordering::Relaxed)).seconds();
+        self.until.set(at(line.iter().copied().find(sound)).max(live));
         self.from.set(at(line.iter().rev().copied().find(sound)));
         for (kind, gauge) in [(Kind::Full, &self.full), (Kind::Incremental, &self.incremental)] {
             let newest = newest_of(kind);
-            gauge.set(at(newest));
+            let merged = catalog.folds.iter().rev().find(|((_, fold), _)| *fold == Kind::Merged);
+            let merged = merged.filter(|_| kind == Kind::Incremental).map(|(_, entry)| entry);
+            gauge.set(at(newest).max(at(merged)));
             if let Some(object) = newest.and_then(|entry| entry.manifest.object.as_ref()) {
                 self.bytes(kind, object.plain.bytes, object.stored.bytes);
             }
         }
+    }
+
+    /// Everything that was committed until `at` can be restored.
+    pub fn live(&self, at: Timestamp) {
+        let newest = self.live.fetch_max(at.millis(), Ordering::Relaxed).max(at.millis());
+        self.until.set(self.until.get().max(Timestamp::from_millis(newest).seconds()));
     }
 
     /// Takes over how long a backup took.

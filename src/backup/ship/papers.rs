@@ -35,6 +35,6 @@ pub(super) async fn keep_guide(store: &dyn ObjectStore) -> Result<(), ShipError>
 }
 
 /// Writes down the sums of all that manifests name.
-pub(super) async fn keep_sums(store: &dyn ObjectStore, catalog: &Catalog) -> Result<(), ShipError> {
+pub(in crate::backup) async fn keep_sums(store: &dyn ObjectStore, catalog: &Catalog) -> Result<(), ShipError> {
     Ok(store.put(&sums_key(), by_hand::sums(catalog)).await?)
 }

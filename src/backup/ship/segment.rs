@@ -10,12 +10,13 @@ use tracing::info;
 
 use super::super::codec::{self, Encoded, Label};
 use super::super::layout::{FORMAT, object_key};
-use super::super::manifest::{Content, Object};
+use super::super::manifest::{Content, Object, Sum};
 use super::super::{Kind, Manifest, Place, Position, Segment, Soundness, Want};
 use super::carry::{Landing, QUEUED, read_back, read_spool, write_spool};
 use super::ground::Ground;
 use super::state::Pending;
 use super::{ShipError, Shipped, Shipper, Steps, stopped};
+use crate::clock::Timestamp;
 use crate::object::ObjectKey;
 use crate::schedule::JobContext;
 
@@ -30,6 +31,15 @@ enum Cut {
     Unfit(String),
 }
 
+/// What was stored is no success where its database is damaged.
+pub(in crate::backup) fn undamaged(manifest: &Manifest) -> Result<(), ShipError> {
+    let Some(Soundness::Damaged(words)) = &manifest.soundness else { return Ok(()) };
+    Err(ShipError::Damaged(format!(
+        "the database is damaged: {words}; {} is stored and marked, and counts as no backup\nhint: look at it with `PRAGMA integrity_check`, or restore an older state beside it",
+        manifest.place()
+    )))
+}
+
 impl Shipper {
     /// Ships the whole database; `instead` of an increment, where that tells why.
     pub(super) async fn ship_full(
@@ -38,6 +48,7 @@ impl Shipper {
         ground: &mut Ground,
         instead: Option<String>,
     ) -> Result<Shipped, ShipError> {
+        self.deliver_waiting(cx, ground).await?;
         if let Some(why) = &instead {
             info!(why, "a full is shipped instead of an increment");
         }
@@ -49,24 +60,23 @@ impl Shipper {
         let read_back = began.elapsed();
         let steps = Steps { read: segment.took.read, check: segment.took.check, upload, read_back };
         let manifest = self.manifest(ground, place, segment, Some(self.object(&key, encoded)));
-        let damage = match &manifest.soundness {
-            Some(Soundness::Damaged(words)) => Some(words.clone()),
-            _ => None,
-        };
         let pending = Pending { manifest, spooled: false };
         self.state.intend(&pending).await?;
         let shipped = self.commit(ground, pending, steps).await?;
-        match damage {
-            Some(words) => Err(ShipError::Damaged(format!(
-                "the database is damaged: {words}; {place} is stored and marked, and counts as no backup\nhint: look at it with `PRAGMA integrity_check`, or restore an older state beside it"
-            ))),
-            None => Ok(Shipped { instead, ..shipped }),
-        }
+        undamaged(&shipped.manifest)?;
+        Ok(Shipped { instead, ..shipped })
     }
 
     /// Ships what changed since the tip, which the source has adopted.
-    pub(super) async fn ship_changes(&self, cx: &JobContext, ground: &mut Ground) -> Result<Shipped, ShipError> {
-        let (pending, mut steps) = match self.cut(cx, ground).await {
+    /// `gap_from`, where it goes over commits that could not be followed.
+    pub(in crate::backup) async fn ship_changes(
+        &self,
+        cx: &JobContext,
+        ground: &mut Ground,
+        gap_from: Option<Timestamp>,
+    ) -> Result<Shipped, ShipError> {
+        self.deliver_waiting(cx, ground).await?;
+        let (pending, mut steps) = match self.cut(cx, ground, gap_from).await {
             Ok(Cut::Pending(pending, steps)) => (*pending, steps),
             Ok(Cut::Unfit(why)) => {
                 self.state.clear_spool().await?;
@@ -87,9 +97,9 @@ impl Shipper {
     }
 
     /// Cuts the increment into the spool.
-    async fn cut(&self, cx: &JobContext, ground: &Ground) -> Result<Cut, ShipError> {
+    async fn cut(&self, cx: &JobContext, ground: &Ground, gap_from: Option<Timestamp>) -> Result<Cut, ShipError> {
         let place = ground.next_place();
-        let Some(tip) = ground.tip().map(|tip| &tip.manifest) else {
+        let Some(tip) = ground.tip.as_ref().map(|tip| &tip.manifest) else {
             return Ok(Cut::Unfit("there is nothing that it could go on from".to_owned()));
         };
         let key = self.new_key(place, Kind::Incremental, Some(tip.to))?;
@@ -112,11 +122,13 @@ impl Shipper {
         let object = spooled.then(|| self.object(&key, encoded));
         let mut manifest = self.manifest(ground, place, segment, object);
         (manifest.kind, manifest.from) = (Kind::Incremental, Some(tip.to));
+        // Never behind the mark itself, also where the clock was set back.
+        manifest.gap_from = gap_from.map(|from| from.min(manifest.observed));
         Ok(Cut::Pending(Box::new(Pending { manifest, spooled }), steps))
     }
 
     /// Reads a full into the object `key`, and tells how long storing it took, without the check that comes between the last piece and the end.
-    async fn land(
+    pub(in crate::backup) async fn land(
         &self,
         cx: &JobContext,
         place: Place,
@@ -200,19 +212,29 @@ impl Shipper {
         Ok(Steps { upload, read_back: began.elapsed(), ..Steps::default() })
     }
 
-    pub(super) async fn read_back(&self, cx: &JobContext, key: &ObjectKey, content: &Content) -> Result<(), ShipError> {
+    pub(in crate::backup) async fn read_back(
+        &self,
+        cx: &JobContext,
+        key: &ObjectKey,
+        content: &Content,
+    ) -> Result<(), ShipError> {
         tokio::select! {
             read = read_back(self.parts.store.as_ref(), key, content) => read,
             () = stopped(cx) => Err(ShipError::Stopped),
         }
     }
 
-    fn new_key(&self, place: Place, kind: Kind, from: Option<Position>) -> Result<ObjectKey, ShipError> {
+    pub(in crate::backup) fn new_key(
+        &self,
+        place: Place,
+        kind: Kind,
+        from: Option<Position>,
+    ) -> Result<ObjectKey, ShipError> {
         let form = self.parts.settings.form.extension();
         Ok(object_key(place, kind, from, self.parts.clock.now(), word()?, form))
     }
 
-    fn object(&self, key: &ObjectKey, encoded: Encoded) -> Object {
+    pub(in crate::backup) fn object(&self, key: &ObjectKey, encoded: Encoded) -> Object {
         let form = &self.parts.settings.form;
         let Encoded { plain, stored } = encoded;
         Object { key: key.to_string(), stored, plain, codec: form.codec, encrypted: !form.recipients.is_empty() }
@@ -220,7 +242,20 @@ impl Shipper {
 
     /// The manifest of a full; what an increment has besides is its cutter's to say.
     fn manifest(&self, ground: &Ground, place: Place, segment: Segment, object: Option<Object>) -> Manifest {
-        let Segment { observed, digest_before, digest_after, page_size, pages, sent_pages, .. } = segment;
+        let observed = ground.observed(segment.observed);
+        self.manifest_of(place, segment, object, observed, ground.previous())
+    }
+
+    /// The same, behind the manifest of the sum `previous`.
+    pub(in crate::backup) fn manifest_of(
+        &self,
+        place: Place,
+        segment: Segment,
+        object: Option<Object>,
+        observed: Timestamp,
+        previous: Option<Sum>,
+    ) -> Manifest {
+        let Segment { digest_before, digest_after, page_size, pages, sent_pages, .. } = segment;
         let Segment { engine_version, tables, soundness, .. } = segment;
         Manifest {
             format: FORMAT,
@@ -230,14 +265,14 @@ impl Shipper {
             timeline: place.timeline,
             from: None,
             to: place.position,
-            observed: ground.observed(observed),
+            observed,
             object,
             page_size,
             pages,
             sent_pages,
             digest_before,
             digest_after,
-            previous: ground.previous(),
+            previous,
             soundness,
             tables: BTreeMap::from_iter(tables),
             engine_version,
