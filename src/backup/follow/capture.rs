@@ -148,8 +148,7 @@ impl Follower {
             Kind::Live => manifest.to_note(),
             _ => String::from_utf8_lossy(&manifest.to_bytes()).into_owned(),
         };
-        let listed_bytes = manifest.object.as_ref().map(|object| object.stored.bytes);
-        let entry = Entry { sha256: Sum::of(text.as_bytes()), manifest, listed_bytes };
+        let entry = Entry::committed(manifest, Sum::of(text.as_bytes()));
         let words = Words { text, resume: raw.cut.resume, since: since.millis() };
         shipper.on_spool(move |spool| raw.draft.finish(spool, &words)).await?;
         tail.keep(place).await?;

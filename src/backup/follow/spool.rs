@@ -210,7 +210,7 @@ fn told(end: &[u8], length: u64) -> Option<Spooled> {
     let manifest = Manifest::from_bytes(words.text.as_bytes()).ok()?;
     let stored = manifest.object.as_ref()?.stored.bytes;
     let whole = stored + line.len() as u64 + 2 == length;
-    let entry = Entry { manifest, sha256: Sum::of(words.text.as_bytes()), listed_bytes: Some(stored) };
+    let entry = Entry::committed(manifest, Sum::of(words.text.as_bytes()));
     whole.then_some(Spooled { entry, words })
 }
 

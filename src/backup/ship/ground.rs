@@ -214,7 +214,8 @@ impl Shipper {
         };
         let manifest = Manifest::from_bytes(note.as_bytes())
             .map_err(|why| ObjectError::Corrupt(format!("the note of `{}`: {why}", listed.key)))?;
-        let entry = Entry { manifest, sha256: Sum::of(note.as_bytes()), listed_bytes: Some(listed.bytes) };
+        let sha256 = Sum::of(note.as_bytes());
+        let entry = Entry { manifest, sha256, listed_bytes: Some(listed.bytes), listed_index_bytes: None };
         catalog.notes.insert(place, entry);
         Ok(())
     }
