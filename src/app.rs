@@ -384,7 +384,9 @@ impl App {
 
     /// Ships commits as they come, and sees to it that there is a full at which that can begin.
     fn follow(&self, follow: &Tasks, trigger: &Tasks) {
-        let Some(follower) = self.parts.backups.as_ref().and_then(|backups| backups.follower()).cloned() else { return };
+        let Some(follower) = self.parts.backups.as_ref().and_then(|backups| backups.follower()).cloned() else {
+            return;
+        };
         let mut wanted = follower.wants_full();
         let enabled = self.settings.jobs.plans.get(FULL).is_some_and(|plan| plan.enabled);
         let (jobs, stop) = (self.jobs.clone(), trigger.stop_token());

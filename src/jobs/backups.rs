@@ -11,9 +11,9 @@ use super::compact_backups::{BackupCompaction, COMPACT};
 use super::prune_backups::{self, BackupRetention, PRUNE_BACKUPS};
 use super::verify_backups::{self, BackupVerify, VERIFY_BACKUPS};
 use crate::backup::claim::{self, Writer};
-use crate::backup::retain::Policy;
 use crate::backup::fold::Weave;
 use crate::backup::follow::{self, Follower};
+use crate::backup::retain::Policy;
 use crate::backup::ship::{self, ShipError, Shipper};
 use crate::backup::{Kind, Settings, Source};
 use crate::clock::Clock;
@@ -26,7 +26,10 @@ pub const NAMES: &[&str] = &[FULL, INCREMENTAL, COMPACT, VERIFY_BACKUPS, PRUNE_B
 
 /// What the jobs measure, described.
 pub fn metrics() -> impl Iterator<Item = &'static Desc> {
-    [ship::METRICS, follow::METRICS, prune_backups::METRICS, verify_backups::METRICS, object::METRICS].into_iter().flatten().copied()
+    [ship::METRICS, follow::METRICS, prune_backups::METRICS, verify_backups::METRICS, object::METRICS]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// A destination, with who ships there.
@@ -49,7 +52,9 @@ impl Backups {
         clock: &Clock,
         registry: &Registry,
     ) -> Result<Option<Self>, String> {
-        let (Some(destination), Some((source, weave))) = (settings.destination.clone(), source) else { return Ok(None) };
+        let (Some(destination), Some((source, weave))) = (settings.destination.clone(), source) else {
+            return Ok(None);
+        };
         let store = object::open(&settings.object(destination), registry)?;
         let state_directory = state_directory.to_owned();
         let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -49,8 +49,8 @@ impl Sources {
         };
         // A first byte brings the note along.
         let part = Part { to: plain.is_some().then_some(1), ..Part::default() };
-        let (manifest, stored) = match (known, &plain) {
-            (Some(manifest), Some(_)) => (manifest, Bytes::new()),
+        let (manifest, stored) = match (known, plain.is_some()) {
+            (Some(manifest), true) => (manifest, Bytes::new()),
             _ => fetch(self.store.as_ref(), place, listed, part).await?,
         };
         check(&manifest, place, listed).map_err(|why| FoldError::Damaged { place, why })?;

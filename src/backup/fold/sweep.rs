@@ -35,18 +35,19 @@ impl Fold<'_> {
         let covering: Vec<&Manifest> = fines(self.catalog, self.timeline).map(|entry| &entry.manifest).collect();
         let doomed = doomed(&listed, covering);
         let mut swept = Swept { left: doomed.len() as u64, ..Swept::default() };
-        let mut deleting = stream::iter(doomed.into_iter().take(MOST))
+        let mut deleting = stream::iter(doomed.into_iter().take(MOST).cloned())
             .map(|object| async move {
                 // Between two deletions: what has begun is not broken off.
                 cx.check()?;
                 let deleted = self.store.delete(&object.key).await;
                 Ok::<_, FoldError>((object, deleted))
             })
-            .buffer_unordered(AT_A_TIME);
+            .buffer_unordered(AT_A_TIME)
+            .boxed();
         while let Some(done) = deleting.next().await {
             let (object, deleted) = done?;
             match deleted {
-                Ok(()) | Err(ObjectError::Missing(_)) => swept.add(object),
+                Ok(()) | Err(ObjectError::Missing(_)) => swept.add(&object),
                 Err(ObjectError::Denied(why)) => {
                     info!(
                         left = swept.left,

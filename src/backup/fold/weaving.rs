@@ -66,9 +66,10 @@ impl Fold<'_> {
     ) -> Result<Made, FoldError> {
         let (brought_to, brought) = mpsc::channel(1);
         let bringing = async {
-            let mut coming = stream::iter(run)
-                .map(|(place, listed)| sources.bring(self.catalog, *place, listed))
-                .buffered(AT_A_TIME);
+            let mut coming = stream::iter(run.iter().map(|(place, listed)| (*place, (*listed).clone())))
+                .map(|(place, listed)| async move { sources.bring(self.catalog, place, &listed).await })
+                .buffered(AT_A_TIME)
+                .boxed();
             while let Some(one) = coming.next().await {
                 if brought_to.send(one?).await.is_err() {
                     // Whoever takes them has failed, and says so.
