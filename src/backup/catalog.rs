@@ -325,10 +325,13 @@ impl Catalog {
         match (earlier.kind, later.kind) {
             // Each kind of fold has its own line of manifests.
             (Kind::Fine | Kind::Merged, kind) => kind == earlier.kind,
-            (_, Kind::Fine | Kind::Merged) => false,
-            (Kind::Full, Kind::Live) => false,
+            (_, Kind::Fine | Kind::Merged) | (Kind::Full, Kind::Live) => false,
             (Kind::Full, _) if later.gap_from.is_some() => false,
-            _ => !self.followed(earlier.place()) && !self.followed(later.place()),
+            (_, Kind::Full) if self.followed(later.place()) => false,
+            (Kind::Live, _) => {
+                self.entries.get(&earlier.place()).is_none_or(|other| later.previous.as_ref() != Some(&other.sha256))
+            }
+            _ => !self.followed(earlier.place()),
         }
     }
 

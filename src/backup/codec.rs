@@ -34,7 +34,7 @@ mod zstd;
 use std::io;
 
 pub use age::{Identity, Recipient};
-pub use decode::{Decoded, decode};
+pub use decode::{Decoded, decode, decode_beginning};
 pub use encode::{Piece, encode, encode_members};
 
 use super::manifest::{Codec, Content};

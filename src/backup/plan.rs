@@ -11,24 +11,30 @@
 //! - **Never something else instead.** A mark whose chain is broken is refused with what is wrong with it and the nearest marks that can be restored; the plan does not
 //!   slide to one of them by itself.
 //!
-//! A `T` behind the newest mark means the newest mark: nothing that came later is known, and the plan says how old it is. A full of a database that was damaged
+//! Where commits could not be followed there is a gap, and no mark in it: an instant there is an error, too.
+//!
+//! A `T` behind the newest mark means the newest mark: nothing that came later is known, and the plan says how old it is, and until when its owner has said that nothing had
+//! come. Times of live segments and of the marks inside fine ones are not in a listing: where the answer depends on them it is [`PlanError::Unread`], which names
+//! as few as possible; [`super::restore::settle`] reads them and asks again. A full of a database that was damaged
 //! when it was read is used only where no mark rests on a sound one, and with a warning.
 
+mod between;
 mod error;
 mod line;
 mod state;
+mod step;
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-pub use error::{Nearest, PlanError};
+pub use error::{Hole, Nearest, PlanError};
 pub use line::{Line, Mark};
 pub use state::{State, state};
+pub use step::Step;
 
-use super::catalog::Piece;
 use super::manifest::Manifest;
-use super::{Catalog, Soundness, Timeline};
+use super::{Catalog, Timeline};
 use crate::clock::Timestamp;
 
 /// Which mark is wanted.
@@ -49,8 +55,10 @@ pub struct Plan {
     pub mark: Mark,
     /// Whether it is the newest of its line.
     pub newest: bool,
-    /// The manifests of the segments, in the order of use; the first is a full.
-    pub segments: Vec<Manifest>,
+    /// Until when its owner has said that it was; nothing where that is not known.
+    pub quiet_until: Option<Timestamp>,
+    /// In the order of use; the first is a full.
+    pub segments: Vec<Step>,
     /// What somebody should know before relying on the result.
     pub warnings: Vec<String>,
 }
@@ -68,7 +76,7 @@ impl Plan {
 
     /// Bytes to fetch.
     pub fn fetched_bytes(&self) -> u64 {
-        self.segments.iter().filter_map(|m| m.object.as_ref()).map(|object| object.stored.bytes).sum()
+        self.segments.iter().map(Step::fetched_bytes).sum()
     }
 
     /// The restored database's length.
@@ -76,14 +84,14 @@ impl Plan {
         self.last().map_or(0, length)
     }
 
-    /// The longest that the database is on the way.
+    /// The longest that the database is on the way, as far as that is known before.
     pub fn room_bytes(&self) -> u64 {
-        self.segments.iter().map(length).max().unwrap_or(0)
+        self.segments.iter().filter_map(Step::manifest).map(length).max().unwrap_or(0)
     }
 
     /// Whether an identity is needed.
     pub fn encrypted(&self) -> bool {
-        self.segments.iter().filter_map(|m| m.object.as_ref()).any(|object| object.encrypted)
+        self.segments.iter().any(Step::is_encrypted)
     }
 
     /// How much older than the instant asked for (`now` for the newest) the mark is.
@@ -94,35 +102,36 @@ impl Plan {
         }
     }
 
+    /// That of the last segment whose manifest is known: the mark's own, but where a mark inside a damaged fine segment is reached by live ones.
     fn last(&self) -> Option<&Manifest> {
-        self.segments.last()
+        self.segments.iter().rev().find_map(Step::manifest)
     }
 
     /// For programs.
     pub fn to_json(&self) -> serde_json::Value {
         #[derive(Serialize)]
-        struct Step<'a> {
+        struct Segment<'a> {
             kind: super::Kind,
             timeline: u32,
             position: u64,
-            observed: String,
+            observed: Option<String>,
             object: Option<&'a str>,
             stored_bytes: u64,
-            plain_bytes: u64,
+            plain_bytes: Option<u64>,
             encrypted: bool,
         }
-        let steps: Vec<Step<'_>> = self
+        let steps: Vec<Segment<'_>> = self
             .segments
             .iter()
-            .map(|m| Step {
-                kind: m.kind,
-                timeline: m.timeline.0,
-                position: m.to.0,
-                observed: m.observed.to_rfc3339(),
-                object: m.object.as_ref().map(|o| o.key.as_str()),
-                stored_bytes: m.object.as_ref().map_or(0, |o| o.stored.bytes),
-                plain_bytes: m.object.as_ref().map_or(0, |o| o.plain.bytes),
-                encrypted: m.object.as_ref().is_some_and(|o| o.encrypted),
+            .map(|step| Segment {
+                kind: step.kind(),
+                timeline: step.place().timeline.0,
+                position: step.place().position.0,
+                observed: step.manifest().map(|manifest| manifest.observed.to_rfc3339()),
+                object: step.key(),
+                stored_bytes: step.fetched_bytes(),
+                plain_bytes: step.manifest().map(|m| m.object.as_ref().map_or(0, |object| object.plain.bytes)),
+                encrypted: step.is_encrypted(),
             })
             .collect();
         let at = match self.asked {
@@ -135,6 +144,7 @@ impl Plan {
             "database": self.database(),
             "mark": self.mark,
             "newest": self.newest,
+            "quiet_until": self.quiet_until.map(Timestamp::to_rfc3339),
             "fetched_bytes": self.fetched_bytes(),
             "database_bytes": self.database_bytes(),
             "segments": steps,
@@ -150,43 +160,41 @@ fn length(manifest: &Manifest) -> u64 {
 /// Which segments lead to `at` on the way to `timeline`, or to the newest one.
 pub fn plan(catalog: &Catalog, timeline: Option<Timeline>, at: Moment) -> Result<Plan, PlanError> {
     let line = Line::of(catalog, timeline)?;
-    let chosen = line.find(catalog, at)?;
-    let mark = line.mark(chosen);
-    let nearest = || line.nearest(catalog, chosen);
-    let chain = catalog.cover(mark.place.timeline, mark.place.position).map_err(|why| PlanError::Broken {
-        mark,
-        why,
-        nearest: nearest().into(),
-    })?;
+    let chosen = line.find(at)?;
+    let needs = line.needs(chosen);
+    if !needs.is_empty() {
+        return Err(PlanError::Unread(needs));
+    }
+    let (mark, newest) = (line.mark(chosen), line.is_newest(chosen));
+    let (ways, position) = (line.ways(chosen), mark.place.position);
+    let nearest = || line.nearest(chosen);
+    let pieces = ways.to(position).map_err(|why| PlanError::Broken { mark, why, nearest: nearest().into() })?;
     let mut warnings = Vec::new();
-    if let Some(Soundness::Damaged(why)) = chain.first().and_then(|full| match full {
-        Piece::Whole(e) => e.manifest.soundness.as_ref(),
-        _ => None,
-    }) {
+    if let Some(why) = ways.damage(position) {
         let others = nearest();
         if others != Nearest::default() {
-            return Err(PlanError::Damaged { mark, why: why.clone(), nearest: others.into() });
+            return Err(PlanError::Damaged { mark, why: why.to_owned(), nearest: others.into() });
         }
         warnings.push(format!(
             "the database was damaged when its full was read ({why}), and no mark rests on a sound one: this is what there is"
         ));
     }
-    let segments = chain
-        .into_iter()
-        .filter_map(|piece| match piece {
-            Piece::Whole(e) => Some(e.manifest.clone()),
-            _ => None,
-        })
-        .collect();
-    Ok(Plan { asked: at, mark, newest: line.is_newest(chosen), segments, warnings })
+    let segments = pieces.into_iter().map(|piece| Step::of(catalog, piece)).collect();
+    let quiet_until = if newest { quiet_until(catalog, mark) } else { None };
+    Ok(Plan { asked: at, mark, newest, quiet_until, segments, warnings })
+}
+
+/// Until when the owner of the timeline of `mark` has said that nothing came behind it.
+fn quiet_until(catalog: &Catalog, mark: Mark) -> Option<Timestamp> {
+    let heartbeat = catalog.heartbeats.get(&mark.place.timeline)?;
+    (heartbeat.tip.place == mark.place).then_some(heartbeat.until)
 }
 
 /// From when until when the line to `timeline` can be restored, as far as the catalog knows its marks: read [`Catalog::newest_notes`] first. It reaches to where the
 /// owner's last word says that nothing had come.
 pub fn window(catalog: &Catalog, timeline: Timeline) -> Option<(Timestamp, Timestamp)> {
-    let (first, last) = Line::of(catalog, Some(timeline)).ok()?.window(catalog)?;
-    let quiet = catalog.heartbeats.get(&timeline).filter(|heartbeat| heartbeat.tip.place == last.place);
-    Some((first.observed, quiet.map_or(last.observed, |heartbeat| heartbeat.until.max(last.observed))))
+    let (first, last) = Line::of(catalog, Some(timeline)).ok()?.window()?;
+    Some((first.observed, quiet_until(catalog, last).map_or(last.observed, |until| until.max(last.observed))))
 }
 
 #[cfg(test)]

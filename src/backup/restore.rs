@@ -12,13 +12,14 @@
 //! - Each object's bytes must have the length and the sums of its manifest; each state on the way must have the digest of its manifest. The last of them is
 //!   the mark that was planned: a restore reaches it or fails (H33).
 //! - A file `to`, or a `-wal`, `-shm` or `-journal` beside it, is refused: SQLite would merge them into the restored database (H39).
-//! - Retention may take an object while it is wanted (H32). [`carry_out`] plans once more then, and says so when that fails as well.
+//! - Retention may take an object while it is wanted (H32), and so may what folds live segments. [`carry_out`] plans once more then, and says so when that fails as well.
+//! - An object that is found damaged on the way is done without, where other segments lead to the same mark.
 
 pub(in crate::backup) mod fetch;
 pub(in crate::backup) mod meter;
 mod target;
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,14 +28,14 @@ use tokio::sync::mpsc;
 
 pub use meter::Progress;
 
-use super::codec::{self, CodecError, Identity};
+use super::codec::{self, CodecError, Decoded, Identity};
 use super::layout::manifest_key;
 use super::manifest::{Manifest, Object};
-use super::plan::{Moment, Plan, PlanError, plan};
-use super::{Catalog, Digest, Kind, Place, Rebuild, RebuildError, Timeline};
+use super::plan::{Moment, Plan, PlanError, Step, plan};
+use super::{Building, Catalog, Digest, Kind, Place, Rebuild, RebuildError, Timeline};
 use crate::clock::Timestamp;
-use crate::object::{ObjectError, ObjectStore};
-use fetch::{Body, undecoded};
+use crate::object::{ObjectError, ObjectKey, ObjectStore};
+use fetch::{Incoming, undecoded};
 use meter::Meter;
 use target::Target;
 
@@ -131,8 +132,8 @@ pub async fn restore(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Reached, RestoreError> {
     let started = Instant::now();
-    if let (None, Some(object)) = (identity, objects(plan).find(|object| object.encrypted)) {
-        return Err(undecoded(&object.key, CodecError::NoIdentity));
+    if let (None, Some(sealed)) = (identity, plan.segments.iter().find(|step| step.is_encrypted())) {
+        return Err(undecoded(sealed.key().unwrap_or_default(), CodecError::NoIdentity));
     }
     let target = Arc::new(Target::take(to)?);
     let _swept = target.swept();
@@ -148,7 +149,7 @@ pub async fn restore(
     };
     let built = tokio::task::spawn_blocking(move || work.build());
     let mut meter = Meter::new(plan.fetched_bytes(), progress);
-    let (fetched, built) = tokio::join!(fetch::all(store.as_ref(), objects(plan), bodies, &mut meter), built);
+    let (fetched, built) = tokio::join!(fetch::all(store.as_ref(), &plan.segments, bodies, &mut meter), built);
     // Where the download failed, the builder only noticed that nothing came any more.
     fetched?;
     built.map_err(|e| RestoreError::Broken(e.to_string()))??;
@@ -158,51 +159,104 @@ pub async fn restore(
         observed: plan.mark.observed,
         digest: plan.mark.digest,
         to: to.to_owned(),
-        bytes: plan.database_bytes(),
+        bytes: std::fs::metadata(to).map_or_else(|_| plan.database_bytes(), |file| file.len()),
         fetched_bytes: plan.fetched_bytes(),
         segments: plan.segments.len(),
         took: started.elapsed(),
     })
 }
 
-fn objects(plan: &Plan) -> impl Iterator<Item = &Object> {
-    plan.segments.iter().filter_map(|manifest| manifest.object.as_ref())
-}
-
 /// What happens on a thread of its own.
 struct Work {
     target: Arc<Target>,
     rebuild: &'static dyn Rebuild,
-    segments: Vec<Manifest>,
+    segments: Vec<Step>,
     identity: Option<Identity>,
-    incoming: mpsc::Receiver<Body>,
+    incoming: mpsc::Receiver<Incoming>,
 }
 
 impl Work {
     fn build(mut self) -> Result<(), RestoreError> {
         let mut building = self.rebuild.begin(&self.target.file()).map_err(|e| self.target.failed(e))?;
-        for manifest in &self.segments {
-            let Some(object) = &manifest.object else {
-                // Nothing changed, which has to be true of what there is.
-                let key = manifest_key(manifest.place());
-                building.changes(manifest, &mut io::empty()).map_err(|e| self.refused(key.as_str(), e))?;
-                continue;
-            };
-            let body =
-                self.incoming.blocking_recv().ok_or_else(|| RestoreError::Broken("no more objects".to_owned()))?;
-            let undecoded = |error| undecoded(&object.key, error);
-            let mut plain = codec::decode(object, self.identity.as_ref(), Box::new(body)).map_err(undecoded)?;
-            match manifest.kind {
-                Kind::Full => building.full(manifest, &mut plain),
-                _ => building.changes(manifest, &mut plain),
-            }
-            .map_err(|e| self.refused(&object.key, e))?;
-            plain.finish().map_err(undecoded)?;
+        for step in std::mem::take(&mut self.segments) {
+            self.lay(building.as_mut(), step)?;
         }
         building.finish().map_err(|e| match e {
             RebuildError::Io(e) => self.target.failed(e),
             RebuildError::Damaged(why) => RestoreError::Broken(why),
         })
+    }
+
+    /// Lays what comes for `step` over what there is.
+    fn lay(&mut self, building: &mut dyn Building, step: Step) -> Result<(), RestoreError> {
+        let key = step.key().unwrap_or_default().to_owned();
+        let undecoded = |error| undecoded(&key, error);
+        match step {
+            Step::Whole(manifest) if manifest.object.is_none() => {
+                // Nothing changed, which has to be true of what there is.
+                let key = manifest_key(manifest.place());
+                building.changes(&manifest, &mut io::empty()).map_err(|e| self.refused(key.as_str(), e))
+            }
+            Step::Beginning { fine, manifest } if self.is_sealed(&fine) => {
+                let mut plain = self.decoded(&fine, &key)?;
+                let beginning = manifest.object.as_ref().map_or(0, |object| object.plain.bytes);
+                self.apply(building, &manifest, &mut (&mut plain).take(beginning))?;
+                // What is behind it is read as well: the sums are those of the whole.
+                io::copy(&mut plain, &mut io::sink()).map_err(|e| undecoded(e.into()))?;
+                plain.finish().map_err(undecoded)
+            }
+            Step::Beginning { manifest, .. } => {
+                let object = object_of(&manifest, &key)?;
+                let stored = self.next()?;
+                let mut plain = codec::decode_beginning(object, stored.into_read()).map_err(undecoded)?;
+                self.apply(building, &manifest, &mut plain)?;
+                plain.finish().map_err(undecoded)
+            }
+            Step::Whole(manifest) => {
+                let mut plain = self.decoded(&manifest, &key)?;
+                self.apply(building, &manifest, &mut plain)?;
+                plain.finish().map_err(undecoded)
+            }
+            Step::Live { .. } => {
+                let Incoming::Live(live) = self.next()? else {
+                    return Err(RestoreError::Broken("another object came than a live segment".to_owned()));
+                };
+                let object = object_of(&live.manifest, &key)?;
+                let stored = Box::new(io::Cursor::new(live.bytes));
+                let mut plain = codec::decode(object, self.identity.as_ref(), stored).map_err(undecoded)?;
+                self.apply(building, &live.manifest, &mut plain)?;
+                plain.finish().map_err(undecoded)
+            }
+        }
+    }
+
+    fn is_sealed(&self, manifest: &Manifest) -> bool {
+        manifest.object.as_ref().is_some_and(|object| object.encrypted)
+    }
+
+    fn next(&mut self) -> Result<Incoming, RestoreError> {
+        self.incoming.blocking_recv().ok_or_else(|| RestoreError::Broken("no more objects".to_owned()))
+    }
+
+    /// The plain bytes of the whole object of `manifest`.
+    fn decoded(&mut self, manifest: &Manifest, key: &str) -> Result<Decoded, RestoreError> {
+        let stored = self.next()?.into_read();
+        let object = object_of(manifest, key)?;
+        codec::decode(object, self.identity.as_ref(), stored).map_err(|e| undecoded(key, e))
+    }
+
+    fn apply(
+        &self,
+        building: &mut dyn Building,
+        manifest: &Manifest,
+        plain: &mut dyn Read,
+    ) -> Result<(), RestoreError> {
+        let applied = match manifest.kind {
+            Kind::Full => building.full(manifest, plain),
+            Kind::Incremental | Kind::Live | Kind::Fine | Kind::Merged => building.changes(manifest, plain),
+        };
+        let key = manifest.object.as_ref().map_or("", |object| object.key.as_str());
+        applied.map_err(|e| self.refused(key, e))
     }
 
     fn refused(&self, key: &str, error: RebuildError) -> RestoreError {
@@ -216,6 +270,12 @@ impl Work {
             RebuildError::Io(e) => self.target.failed(e),
         }
     }
+}
+
+/// The object of a segment that cannot be without one.
+fn object_of<'a>(manifest: &'a Manifest, key: &str) -> Result<&'a Object, RestoreError> {
+    let none = || RestoreError::Damaged { key: key.to_owned(), why: "its manifest names no object".to_owned() };
+    manifest.object.as_ref().ok_or_else(none)
 }
 
 /// A restore from a destination, from the first look at it.
@@ -255,18 +315,59 @@ pub enum OrderError {
     Restore(#[from] RestoreError),
 }
 
+/// How often notes and indexes are read before a plan. Each time the stretch where the mark may be is a sixteenth: eight are more than any has.
+const MOST_READINGS: usize = 32;
+
+/// How many damaged objects are done without.
+const MOST_SHUNNED: usize = 16;
+
+/// Plans, and reads what has to be read for it.
+pub async fn settle(
+    catalog: &mut Catalog,
+    store: &dyn ObjectStore,
+    identity: Option<&Identity>,
+    timeline: Option<Timeline>,
+    at: Moment,
+) -> Result<Plan, OrderError> {
+    for _ in 0..MOST_READINGS {
+        match plan(catalog, timeline, at) {
+            Err(PlanError::Unread(needs)) => catalog.read_details(store, identity, &needs).await?,
+            other => return Ok(other?),
+        }
+    }
+    Ok(plan(catalog, timeline, at)?)
+}
+
 /// Plans and restores; plans once more where an object was taken meanwhile.
 pub async fn carry_out(order: &Order<'_>) -> Result<Reached, OrderError> {
     match attempt(order).await {
-        Err(OrderError::Restore(RestoreError::Missing(_))) => attempt(order).await,
+        Err(OrderError::Restore(RestoreError::Missing(_)) | OrderError::Store(ObjectError::Missing(_))) => {
+            attempt(order).await
+        }
         other => other,
     }
 }
 
 async fn attempt(order: &Order<'_>) -> Result<Reached, OrderError> {
-    let catalog = Catalog::load(order.store.as_ref()).await?;
-    let plan = plan(&catalog, order.timeline, order.at)?;
+    let store = order.store.as_ref();
+    let mut catalog = Catalog::load(store).await?;
+    let mut plan = settle(&mut catalog, store, order.identity, order.timeline, order.at).await?;
     let rebuild = (order.rebuild)(plan.engine()).ok_or_else(|| OrderError::Engine(plan.engine().to_owned()))?;
-    (order.planned)(&plan);
-    Ok(restore(&plan, order.store, rebuild, order.identity, order.to, order.progress).await?)
+    for _ in 0..MOST_SHUNNED {
+        (order.planned)(&plan);
+        let restored = restore(&plan, order.store, rebuild, order.identity, order.to, order.progress).await;
+        let Err(RestoreError::Damaged { key, why }) = restored else { return Ok(restored?) };
+        if let Some(damaged) = ObjectKey::parse(&key) {
+            catalog.shun(damaged, why.clone());
+        }
+        // Only another way to the same mark will do.
+        match settle(&mut catalog, store, order.identity, order.timeline, Moment::At(plan.mark.observed)).await {
+            Ok(other) if other.mark == plan.mark && other.segments != plan.segments => {
+                plan = Plan { warnings: other.warnings, segments: other.segments, ..plan };
+                plan.warnings.push(format!("`{key}` is damaged ({why}): it is done without"));
+            }
+            _ => return Err(RestoreError::Damaged { key, why }.into()),
+        }
+    }
+    Err(RestoreError::Broken("too many objects are damaged".to_owned()).into())
 }

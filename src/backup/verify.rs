@@ -24,7 +24,7 @@ use super::catalog::{Catalog, Entry};
 use super::codec::{self, CodecError, Identity};
 use super::layout::{format_key, manifest_key};
 use super::manifest::{MOST_BYTES, Object, Sum};
-use super::restore::fetch::{self, Body};
+use super::restore::fetch::{self, Incoming};
 use super::restore::meter::Meter;
 use super::restore::{Progress, RestoreError};
 use crate::clock::Timestamp;
@@ -180,21 +180,20 @@ async fn bytes(
     how: How,
     meter: &mut Meter<'_>,
 ) -> Result<(), RestoreError> {
-    let (bodies, mut incoming) = mpsc::channel::<Body>(1);
+    let (bodies, mut incoming) = mpsc::channel::<Incoming>(1);
     let wanted = object.clone();
     let compared = tokio::task::spawn_blocking(move || match incoming.blocking_recv() {
-        Some(body) => compare(&wanted, body, &how),
+        Some(body) => compare(&wanted, body.into_read(), &how),
         None => Ok(()),
     });
-    let (fetched, compared) =
-        tokio::join!(fetch::all(store.as_ref(), std::iter::once(object), bodies, meter), compared);
+    let (fetched, compared) = tokio::join!(fetch::object(store.as_ref(), object, bodies, meter), compared);
     fetched?;
     compared.map_err(|e| RestoreError::Broken(e.to_string()))?.map_err(|e| fetch::undecoded(&object.key, e))
 }
 
-fn compare(object: &Object, mut body: Body, how: &How) -> Result<(), CodecError> {
+fn compare(object: &Object, mut body: Box<dyn Read + Send>, how: &How) -> Result<(), CodecError> {
     if let How::Plain(identity) = how {
-        let mut plain = codec::decode(object, identity.as_ref(), Box::new(body))?;
+        let mut plain = codec::decode(object, identity.as_ref(), body)?;
         io::copy(&mut plain, &mut io::sink())?;
         return plain.finish();
     }

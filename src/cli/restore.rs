@@ -12,12 +12,13 @@ use super::backup::bar::Bar;
 use super::backup::{destination, out_of_reach};
 use super::shown::{columns, instant, size, span};
 use super::{Exit, Invocation, Restore, complain, json_line, load, print};
-use crate::backup::plan::{Moment, Plan, PlanError, plan};
-use crate::backup::restore::{Order, OrderError, Reached, RestoreError, carry_out};
-use crate::backup::{Catalog, Manifest};
+use crate::backup::codec::Identity;
+use crate::backup::plan::{Moment, Plan, PlanError, Step};
+use crate::backup::restore::{Order, OrderError, Reached, RestoreError, carry_out, settle};
+use crate::backup::{Catalog, Kind};
 use crate::clock::{Clock, Timestamp};
 use crate::engine;
-use crate::object::ObjectError;
+use crate::object::{ObjectError, ObjectStore};
 
 /// Does what `wanted` says.
 pub async fn run(invocation: &Invocation, wanted: &Restore) -> Exit {
@@ -30,10 +31,8 @@ pub async fn run(invocation: &Invocation, wanted: &Restore) -> Exit {
         Err(exit) => return exit,
     };
     let Some(to) = wanted.to.as_deref().filter(|_| !wanted.plan) else {
-        return match Catalog::load(store.as_ref()).await {
-            Ok(catalog) => show(plan(&catalog, wanted.timeline, wanted.at), &store.place(), invocation.json),
-            Err(e) => out_of_reach(&e),
-        };
+        let planned = look(store.as_ref(), identity.as_ref(), wanted).await;
+        return show(planned, &store.place(), invocation.json);
     };
     let (bar, plans) = (Bar::new("restore"), Mutex::new(None));
     let planned = |plan: &Plan| {
@@ -71,6 +70,12 @@ pub async fn run(invocation: &Invocation, wanted: &Restore) -> Exit {
     }
 }
 
+/// The plan of what is at `store`.
+async fn look(store: &dyn ObjectStore, identity: Option<&Identity>, wanted: &Restore) -> Result<Plan, OrderError> {
+    let mut catalog = Catalog::load(store).await?;
+    settle(&mut catalog, store, identity, wanted.timeline, wanted.at).await
+}
+
 /// SIGINT or SIGTERM. Where they cannot be heard, they end the process, and the next restore removes what is left.
 async fn stopped() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -83,11 +88,11 @@ async fn stopped() {
     }
 }
 
-fn show(plan: Result<Plan, PlanError>, place: &str, json: bool) -> Exit {
+fn show(plan: Result<Plan, OrderError>, place: &str, json: bool) -> Exit {
     match plan {
         Ok(plan) if json => print(&json_line(&json!({ "plan": plan.to_json() }))),
         Ok(plan) => print(&text(&plan, Clock::system().now())),
-        Err(error) => failed(&OrderError::Plan(error), place),
+        Err(error) => failed(&error, place),
     }
 }
 
@@ -128,7 +133,8 @@ fn of_restore(error: &RestoreError) -> (Exit, Option<String>) {
 /// The plan as a table.
 fn text(plan: &Plan, now: Timestamp) -> String {
     let mut lines = vec![["SEGMENT", "KIND", "OBSERVED", "FETCHED", "OBJECT"].map(str::to_owned)];
-    lines.extend(plan.segments.iter().map(line));
+    let is_live = |step: &Step| step.kind() == Kind::Live;
+    lines.extend(plan.segments.chunk_by(|one, next| is_live(one) && is_live(next)).flat_map(lines_of));
     let mut text = columns(&lines);
     let than = match plan.asked {
         Moment::Latest => "now".to_owned(),
@@ -143,6 +149,9 @@ fn text(plan: &Plan, now: Timestamp) -> String {
         plan.mark.place,
         if plan.newest { ", the newest mark" } else { "" },
     ));
+    if let Some(until) = plan.quiet_until {
+        text.push_str(&format!("nothing was committed behind it until {}\n", instant(until)));
+    }
     text.push_str(&format!("{} to fetch, {} on disk\n", size(plan.fetched_bytes()), size(plan.database_bytes())));
     for warning in &plan.warnings {
         text.push_str(&format!("warning: {warning}\n"));
@@ -150,14 +159,31 @@ fn text(plan: &Plan, now: Timestamp) -> String {
     text
 }
 
-fn line(manifest: &Manifest) -> [String; 5] {
-    let object = manifest.object.as_ref();
+/// A line, or two for live segments that follow one another: the first and the last, with what lies between.
+fn lines_of(steps: &[Step]) -> Vec<[String; 5]> {
+    match steps {
+        [] => Vec::new(),
+        [step] => vec![line(step)],
+        [first, between @ .., last] => {
+            let mut end = line(last);
+            end[3] = size(between.iter().chain([last]).map(Step::fetched_bytes).sum());
+            if !between.is_empty() {
+                end[4] = format!("{} (and {} before it)", end[4], between.len());
+            }
+            vec![line(first), end]
+        }
+    }
+}
+
+fn line(step: &Step) -> [String; 5] {
+    let dash = || "-".to_owned();
+    let beginning = matches!(step, Step::Beginning { .. });
     [
-        manifest.place().to_string(),
-        manifest.kind.to_string(),
-        instant(manifest.observed),
-        size(object.map_or(0, |object| object.stored.bytes)),
-        object.map_or_else(|| "-".to_owned(), |object| object.key.clone()),
+        step.place().to_string(),
+        step.kind().to_string(),
+        step.manifest().map_or_else(dash, |manifest| instant(manifest.observed)),
+        size(step.fetched_bytes()),
+        step.key().map_or_else(dash, |key| format!("{key}{}", if beginning { " (its beginning)" } else { "" })),
     ]
 }
 

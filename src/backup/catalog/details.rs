@@ -85,6 +85,19 @@ impl Catalog {
         newest.into_iter().map(Need::Note).collect()
     }
 
+    /// Takes note that the object `key` was found damaged, so that other ways are looked for.
+    pub fn shun(&mut self, key: ObjectKey, why: String) {
+        self.unreadable.push((key, why));
+        self.unreadable.sort();
+    }
+
+    /// What keeps `entry` from being used.
+    pub(super) fn fault(&self, entry: &Entry) -> Option<String> {
+        let object = entry.manifest.object.as_ref()?;
+        let shunned = || self.why_unreadable(&object.key).map(|why| format!("`{}`: {why}", object.key));
+        entry.fault().or_else(shunned)
+    }
+
     /// Why an object could not be read, where that was tried.
     pub(in crate::backup) fn why_unreadable(&self, key: &str) -> Option<&str> {
         self.unreadable.iter().find(|(unreadable, _)| unreadable.as_str() == key).map(|(_, why)| why.as_str())

@@ -296,7 +296,7 @@ fn candidates<'a>(catalog: &'a Catalog, timeline: Timeline, from: Position, to: 
         piece: Piece::Whole(entry),
         entry: Some(entry),
         digest: Some(entry.manifest.digest_after),
-        fault: entry.fault(),
+        fault: catalog.fault(entry),
     };
     let mut candidates: Vec<Candidate<'a>> =
         catalog.entries.range(first..=last).map(|(_, entry)| whole(entry)).collect();
@@ -317,7 +317,7 @@ fn candidates<'a>(catalog: &'a Catalog, timeline: Timeline, from: Position, to: 
     }));
     for (end, lines) in catalog.indexes.range(first..).take_while(|(end, _)| end.timeline == timeline) {
         let Some(fine) = catalog.folds.get(&(*end, Kind::Fine)) else { continue };
-        let fault = fine.fault();
+        let fault = catalog.fault(fine);
         let inside = lines.iter().filter(|line| line.position < end.position && (from..=to).contains(&line.position));
         candidates.extend(inside.map(|line| Candidate {
             from: fine.manifest.from,

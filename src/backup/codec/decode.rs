@@ -8,7 +8,7 @@ use zstd::stream::read::Decoder;
 use super::age::{self, Identity, Opener};
 use super::aside::Aside;
 use super::{CodecError, damaged, gzip, zstd as frames};
-use crate::backup::manifest::{Codec, Content, Object};
+use crate::backup::manifest::{Codec, Object, Sum};
 
 /// How many stored bytes are taken at once.
 const READ_BYTES: usize = 1 << 18;
@@ -19,7 +19,22 @@ pub fn decode(
     identity: Option<&Identity>,
     stored: Box<dyn Read + Send>,
 ) -> Result<Decoded, CodecError> {
-    let stored = Checked::new("stored", &object.stored, Arriving(stored));
+    open(object, Some(&object.plain.sha256), identity, stored)
+}
+
+/// Reads what an object begins with, that was not encrypted, as if it were one of its own: of its plain bytes only the number is known.
+pub fn decode_beginning(object: &Object, stored: Box<dyn Read + Send>) -> Result<Decoded, CodecError> {
+    open(object, None, None, stored)
+}
+
+fn open(
+    object: &Object,
+    plain: Option<&Sum>,
+    identity: Option<&Identity>,
+    stored: Box<dyn Read + Send>,
+) -> Result<Decoded, CodecError> {
+    let wanted = (object.stored.bytes, Some(&object.stored.sha256));
+    let stored = Checked::new("stored", wanted, Arriving(stored));
     let opened = if object.encrypted {
         let identity = identity.ok_or(CodecError::NoIdentity)?;
         let opener = age::open(identity, BufReader::with_capacity(READ_BYTES, stored)).map_err(told)?;
@@ -32,7 +47,7 @@ pub fn decode(
         Codec::Gzip => Unpacked::Gzip(Box::new(gzip::open(opened))),
         Codec::Zstd => Unpacked::Zstd(Box::new(frames::open(opened).map_err(CodecError::Io)?)),
     };
-    Ok(Decoded { plain: Checked::new("plain", &object.plain, unpacked), failed: false })
+    Ok(Decoded { plain: Checked::new("plain", (object.plain.bytes, plain), unpacked), failed: false })
 }
 
 /// The plain bytes of an object. After an error there is nothing but errors.
@@ -113,7 +128,10 @@ impl Read for Unsealed {
 /// Bytes that must be as many as the manifest says, and those. Their end is an error where they are not.
 struct Checked<R> {
     side: &'static str,
-    wanted: Content,
+    /// How many there must be.
+    wanted: u64,
+    /// Nothing where the sum is not known.
+    sha256: Option<Sum>,
     bytes: u64,
     sum: Aside,
     ended: bool,
@@ -121,18 +139,20 @@ struct Checked<R> {
 }
 
 impl<R: Read> Checked<R> {
-    fn new(side: &'static str, wanted: &Content, inner: R) -> Self {
-        Self { side, wanted: wanted.clone(), bytes: 0, sum: Aside::default(), ended: false, inner }
+    fn new(side: &'static str, (wanted, sha256): (u64, Option<&Sum>), inner: R) -> Self {
+        Self { side, wanted, sha256: sha256.cloned(), bytes: 0, sum: Aside::default(), ended: false, inner }
     }
 
     fn check_end(&mut self) -> io::Result<()> {
-        let (side, wanted) = (self.side, &self.wanted);
-        if self.bytes != wanted.bytes {
-            return Err(damaged(format!("the {side} bytes end after {} of {}", self.bytes, wanted.bytes)));
+        let (side, wanted) = (self.side, self.wanted);
+        if self.bytes != wanted {
+            return Err(damaged(format!("the {side} bytes end after {} of {wanted}", self.bytes)));
         }
-        let sum = std::mem::take(&mut self.sum).sum().map_err(unavailable)?;
-        if sum != wanted.sha256 {
-            return Err(damaged(format!("the {side} bytes have the SHA-256 {sum} and should have {}", wanted.sha256)));
+        if let Some(wanted) = &self.sha256 {
+            let sum = std::mem::take(&mut self.sum).sum().map_err(unavailable)?;
+            if sum != *wanted {
+                return Err(damaged(format!("the {side} bytes have the SHA-256 {sum} and should have {wanted}")));
+            }
         }
         self.ended = true;
         Ok(())
@@ -149,10 +169,12 @@ impl<R: Read> Read for Checked<R> {
             return self.check_end().map(|()| 0);
         }
         self.bytes += length as u64;
-        if self.bytes > self.wanted.bytes {
-            return Err(damaged(format!("there are more {} bytes than {}", self.side, self.wanted.bytes)));
+        if self.bytes > self.wanted {
+            return Err(damaged(format!("there are more {} bytes than {}", self.side, self.wanted)));
         }
-        self.sum.add(&buffer[..length]).map_err(unavailable)?;
+        if self.sha256.is_some() {
+            self.sum.add(&buffer[..length]).map_err(unavailable)?;
+        }
         Ok(length)
     }
 }

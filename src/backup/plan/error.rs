@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::super::Timeline;
+use super::super::catalog::Need;
 use super::Mark;
 use crate::clock::Timestamp;
 use crate::object::ObjectKey;
@@ -81,6 +82,21 @@ pub enum PlanError {
         /// The first and the last mark that can be restored.
         window: Option<Box<(Mark, Mark)>>,
     },
+    /// The instant lies where commits could not be followed.
+    #[error("{at} lies in a gap: what was committed between {from} and {} of {} could not be followed, so that only its end is known; before it there is {} of {}", between.1.place, between.1.observed, between.0.place, between.0.observed)]
+    Gap {
+        /// The instant.
+        at: Timestamp,
+        /// The marks at its ends.
+        between: Box<(Mark, Mark)>,
+        /// The last instant at which the first of them was known to be the newest.
+        from: Timestamp,
+        /// What can be restored.
+        nearest: Box<Nearest>,
+    },
+    /// It must be read first, whether there are marks that are nearer; only [`super::super::restore::settle`] deals with this.
+    #[error("{} notes and indexes have to be read before that can be said", .0.len())]
+    Unread(Vec<Need>),
     /// Something is missing between a mark and the instant.
     #[error("{}", hole_words(&between.0, between.1.as_ref(), hole))]
     Hole {
@@ -117,7 +133,7 @@ impl PlanError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Empty | Self::Timeline { .. } => None,
+            Self::Empty | Self::Timeline { .. } | Self::Unread(_) => None,
             Self::Before { window, .. } => {
                 window.as_deref().map(|(first, _)| format!("the nearest mark: {}", by_its_time(*first)))
             }
@@ -127,9 +143,10 @@ impl PlanError {
             Self::Several { .. } => {
                 Some("choose one by its timeline: `--timeline N`; `atlas-sidecar backup list` shows them".to_owned())
             }
-            Self::Hole { nearest, .. } | Self::Broken { nearest, .. } | Self::Damaged { nearest, .. } => {
-                Some(nearest.to_string())
-            }
+            Self::Gap { nearest, .. }
+            | Self::Hole { nearest, .. }
+            | Self::Broken { nearest, .. }
+            | Self::Damaged { nearest, .. } => Some(nearest.to_string()),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::super::catalog::Claim;
 use super::super::layout::{FORMAT, claim_key, manifest_key};
 use super::super::manifest::Sum;
 use super::super::manifest::tests::manifest;
-use super::super::{Base, Kind, Place, Position};
+use super::super::{Base, Kind, Place, Position, Soundness};
 use super::error::Hole;
 use super::*;
 use crate::object::{Listed, ObjectKey};
@@ -171,10 +171,10 @@ proptest! {
                         .iter()
                         .all(|m| history.lost_manifests.contains(&m.place()) && m.timeline.0 as usize == timeline);
                     prop_assert!(Some(index) == truth || unknowable, "not the newest: {} of {truth:?}", index);
-                    let chain: Vec<u64> = plan.segments.iter().map(|m| m.to.0).collect();
+                    let chain: Vec<u64> = plan.segments.iter().map(|step| step.place().position.0).collect();
                     prop_assert!(chain.windows(2).all(|pair| pair[0] + 1 == pair[1]));
-                    prop_assert_eq!(plan.segments[0].kind, Kind::Full);
-                    prop_assert_eq!(plan.segments.last().map(Manifest::place), Some(plan.mark.place));
+                    prop_assert_eq!(plan.segments[0].kind(), Kind::Full);
+                    prop_assert_eq!(plan.segments.last().map(super::Step::place), Some(plan.mark.place));
                 }
                 Err(error) => {
                     // Refused only with a reason.
@@ -372,7 +372,7 @@ fn a_line_knows_its_window() {
     history.lost_objects.insert(place(1, 1));
     let catalog = history.catalog();
     let line = Line::of(&catalog, None).unwrap();
-    let (first, last) = line.window(&catalog).unwrap();
+    let (first, last) = line.window().unwrap();
     assert_eq!((first.place, last.place), (place(1, 4), place(1, 5)));
     assert_eq!(line.marks().count(), 5);
     assert_eq!(Base { place: last.place, digest: last.digest }, history.manifests[4].base());

@@ -145,5 +145,5 @@ fn timelines(catalog: &Catalog) -> BTreeSet<Timeline> {
 
 /// The oldest and the newest mark that can be restored on the line to `timeline`.
 fn window(catalog: &Catalog, timeline: Timeline) -> Option<(Mark, Mark)> {
-    Line::of(catalog, Some(timeline)).ok()?.window(catalog)
+    Line::of(catalog, Some(timeline)).ok()?.window()
 }

@@ -7,9 +7,14 @@
 //! segment proves itself and everything before it, and costs what it changes. A full is hashed and written by a thread of its own, while the caller's
 //! unpacks what comes next.
 //!
+//! A log may hold many transactions, the same pages again and again: what was folded of an hour's live segments has some thousand. Pages are therefore held back, up to a bound,
+//! and only their newest versions are written, in the order of the file. Where a transaction makes the database smaller, what lies behind the new end is gone for good: if
+//! a later one makes it larger again, pages that it does not write are zeros, as they are when the segments come one by one.
+//!
 //! SQLite's own order of trust (a log that does not fit is empty) has no place here: whatever is not as the manifest says is an error, and after an
 //! error there is no database any more that a segment could be laid over. The file stays with the caller, who chose its name.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -29,6 +34,9 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// How many pieces of a full wait to be written: enough that neither side waits for the other's slow moments.
 const PIECES_WAITING: usize = 4;
+
+/// How many bytes of pages are held back: more than what an hour of a database of metrics changes, and little beside what a restore needs anyway.
+const HELD_BYTES: usize = 32 << 20;
 
 /// What the file of every SQLite database begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -88,7 +96,8 @@ impl Building for Rebuilding {
         };
         named.follows(&database)?;
         if manifest.object.is_some() {
-            Merge { file: &self.file, named, database: &mut database, run: Run::default() }.log(plain)?;
+            Merge { file: &self.file, named, database: &mut database, held: Held::default(), run: Run::default() }
+                .log(plain)?;
         } else {
             named.expect(read_up_to(plain, &mut [0])? == 0, "has no object, and bytes")?;
             named.expect(manifest.pages == database.pages, "changes the size without an object")?;
@@ -121,12 +130,12 @@ impl Named<'_> {
     /// Whether it is the segment that goes on from `database`.
     fn follows(self, database: &Database) -> Result<(), RebuildError> {
         let manifest = self.0;
-        self.expect(
-            manifest.engine == ENGINE && manifest.kind == Kind::Incremental,
-            "is no increment of a SQLite database",
-        )?;
+        self.expect(manifest.engine == ENGINE && manifest.kind != Kind::Full, "is no increment of a SQLite database")?;
         let from = manifest.from.map(|position| Place { position, ..manifest.place() });
-        if from != Some(database.place) {
+        // A page that it lacks did not change since `from`, so that it may be laid over any state from there to before its end.
+        if from.is_none_or(|from| from.timeline != database.place.timeline || from > database.place)
+            || manifest.place() <= database.place
+        {
             return Err(self.damaged(format_args!("does not go on from {}, which comes before it", database.place)));
         }
         if manifest.page_size != database.page_size {
@@ -134,7 +143,7 @@ impl Named<'_> {
             return Err(self.damaged(format_args!("has pages of {} bytes, not {had}", manifest.page_size)));
         }
         match manifest.digest_before {
-            Some(before) if before == database.digest => Ok(()),
+            Some(before) if before == database.digest || from != Some(database.place) => Ok(()),
             before => {
                 let before = before.map_or_else(|| "none".to_owned(), |before| before.to_string());
                 Err(self
@@ -247,11 +256,41 @@ struct Run {
     old: Vec<u8>,
 }
 
+/// The newest versions of pages that wait to be written.
+#[derive(Debug, Default)]
+struct Held {
+    /// Pages, one after another, in the order in which they came first.
+    bytes: Vec<u8>,
+    /// Which of them each page is.
+    slots: BTreeMap<u32, usize>,
+    /// Those that nobody needs any more.
+    free: Vec<usize>,
+}
+
+impl Held {
+    fn put(&mut self, number: u32, page: &[u8]) {
+        let slots = self.bytes.len() / page.len();
+        let slot = *self.slots.entry(number).or_insert_with(|| self.free.pop().unwrap_or(slots));
+        match slot == slots {
+            true => self.bytes.extend_from_slice(page),
+            false => self.bytes[slot * page.len()..][..page.len()].copy_from_slice(page),
+        }
+    }
+
+    /// Forgets what lies behind page `last`.
+    fn cut(&mut self, last: u32) {
+        if let Some(first) = last.checked_add(1) {
+            self.free.extend(self.slots.split_off(&first).into_values());
+        }
+    }
+}
+
 /// A log on its way into the database.
 struct Merge<'a> {
     file: &'a File,
     named: Named<'a>,
     database: &'a mut Database,
+    held: Held,
     run: Run,
 }
 
@@ -265,26 +304,49 @@ impl Merge<'_> {
         };
         let manifest = named.0;
         // One page more: the lock page, which no log has. What grows further would be pages that nobody wrote.
-        let most = u64::from(self.database.pages) + u64::from(manifest.sent_pages) + 1;
-        named.expect(u64::from(manifest.pages) <= most, "grows by more pages than it holds")?;
+        let most = self.database.pages.saturating_add(manifest.sent_pages).saturating_add(1);
+        named.expect(manifest.pages <= most, "grows by more pages than it holds")?;
         let mut log = WalReader::new(plain).map_err(wal)?;
         named.expect(log.header().page_size == manifest.page_size, "is a log with pages of another size")?;
         let mut pages = None;
         while let Some(frame) = log.next_frame().map_err(wal)? {
             named.expect(frame.number != lock_page(manifest.page_size), "writes the lock page")?;
-            pages = frame.commit.or(pages);
             // As SQLite does it: what lies behind the end was cut off later in the same log.
-            if frame.number <= manifest.pages {
-                self.put(frame.number, frame.page)?;
+            if frame.number <= most {
+                if self.held.bytes.len() >= HELD_BYTES && !self.held.slots.contains_key(&frame.number) {
+                    self.write_held()?;
+                }
+                self.held.put(frame.number, frame.page);
+            }
+            if let Some(end) = frame.commit {
+                pages = Some(end);
+                self.held.cut(end);
+                self.shrink(end)?;
             }
         }
-        self.write_run()?;
+        self.write_held()?;
         named.expect(pages == Some(manifest.pages), "leads to another number of pages than its manifest says")?;
         if log.frames() != u64::from(manifest.sent_pages) {
             let said = manifest.sent_pages;
             return Err(named.damaged(format_args!("has {} pages, its manifest says {said}", log.frames())));
         }
-        self.resize(manifest.pages)
+        self.grow(manifest.pages);
+        Ok(self.file.set_len(u64::from(manifest.pages) * u64::from(manifest.page_size))?)
+    }
+
+    /// Writes what waits, in the order of the file.
+    fn write_held(&mut self) -> Result<(), RebuildError> {
+        let size = self.database.page_size as usize;
+        let held = std::mem::take(&mut self.held);
+        for (number, slot) in &held.slots {
+            self.put(*number, &held.bytes[slot * size..][..size])?;
+        }
+        self.write_run()?;
+        // Its memory is used again.
+        let mut bytes = held.bytes;
+        bytes.clear();
+        self.held.bytes = bytes;
+        Ok(())
     }
 
     /// Adds a page to the run, which is written first where the page does not go on from it.
@@ -344,11 +406,14 @@ impl Merge<'_> {
         }
     }
 
-    /// Gives the database `pages` pages.
-    fn resize(mut self, pages: u32) -> Result<(), RebuildError> {
+    /// Takes what lies behind page `pages` away.
+    fn shrink(&mut self, pages: u32) -> Result<(), RebuildError> {
         let size = self.database.page_size as usize;
         let most = PIECE_BYTES / size;
         let mut gone = self.database.pages.saturating_sub(pages) as usize;
+        if gone == 0 {
+            return Ok(());
+        }
         while gone > 0 {
             let count = gone.min(most);
             // From the end, so that no number is counted behind the last one.
@@ -357,7 +422,7 @@ impl Merge<'_> {
             self.database.pages -= count as u32;
             gone -= count;
         }
-        self.grow(pages);
+        // If it grows again, there are zeros.
         Ok(self.file.set_len(u64::from(pages) * size as u64)?)
     }
 }
