@@ -10,10 +10,11 @@ fn live(scene: &Scene) -> Vec<(String, Vec<u8>)> {
     keys.map(|key| (key.clone(), scene.store.bytes(&key).unwrap())).collect()
 }
 
-/// Commits of the same length until two live segments have the same, with at least one other behind them.
+/// Changes of the same length until two live segments have the same, with at least one other behind them.
 fn twins(scene: &mut Scene) -> (usize, usize) {
+    sql(&scene.database(), "INSERT INTO app_notes(body, noise) VALUES ('twin', randomblob(100))");
     wait_for("two live segments of the same length", SOON, || {
-        sql(&scene.database(), "INSERT INTO app_notes(body, noise) VALUES ('twin', randomblob(100))");
+        sql(&scene.database(), "UPDATE app_notes SET noise = randomblob(100)");
         scene.mark();
         let live = live(scene);
         let lengths: Vec<usize> = live.iter().map(|(_, bytes)| bytes.len()).collect();

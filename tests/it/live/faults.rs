@@ -30,7 +30,7 @@ fn mark_in_an_outage(scene: &mut Scene) -> Mark {
     let at = Clock::system().now();
     wait_for("the next millisecond", SOON, || (Clock::system().now() > at).then_some(()));
     // Which one it is, is known when it is durable.
-    Mark { at, position: 0, image }
+    Mark { at, observed: at, position: 0, image }
 }
 
 /// H44: the age of what is not durable grows for as long as nothing becomes durable, and falls afterwards.

@@ -4,10 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use atlas_sidecar::clock::Timestamp;
 use s3s::s3_error;
 
-use super::scene::{Fresh, sql};
+use super::scene::{FOLLOWING, Fresh, sql};
 use super::{FAST, SOON, Scene, Store};
 use crate::support::wait_for;
 
@@ -39,24 +38,29 @@ impl Drop for Small {
     }
 }
 
-/// Commits until there is no room for them, with a bucket that does not answer, and then until the application can empty its log.
+/// Commits until there is no room for them, with a bucket that does not answer, and then until the application could empty its log.
 fn let_go(scene: &mut Scene) {
     scene.store.server().fault(|_, _| Some(s3_error!(ServiceUnavailable, "injected")));
-    let mut commits = 0;
-    let database = scene.database();
+    let (database, mut commits) = (scene.database(), 0);
     wait_for("the database to be let go", SOON, || {
         // Random bytes: nothing makes them smaller.
-        sql(&database, "INSERT INTO app_notes(writer, noise) VALUES (1, randomblob(200000))");
+        sql(&database, "INSERT INTO app_notes(writer, noise) VALUES (1, randomblob(1000000))");
         commits += 1;
-        // 4 MB are more than there is room for.
-        let said = sql(&database, "PRAGMA busy_timeout = 100; PRAGMA wal_checkpoint(TRUNCATE)");
-        (commits >= 20 && said.lines().last().is_some_and(|line| line.starts_with("0|"))).then_some(())
+        scene.metric(FOLLOWING).filter(|following| *following == 0.0)
     });
-    println!("{commits} commits of 200 kB before the log could begin anew");
+    println!("{commits} commits of 1 MB before it was let go; log:\n{}", scene.told());
+    for _ in 0..5 {
+        sql(&database, "INSERT INTO app_notes(writer, noise) VALUES (1, randomblob(1000000))");
+    }
+    wait_for("the log to be emptied", SOON, || {
+        let said = sql(&database, "PRAGMA busy_timeout = 1000; PRAGMA wal_checkpoint(TRUNCATE)");
+        said.lines().last().filter(|line| line.starts_with("0|")).map(|_| ())
+    });
 }
 
 fn a_gap_is_told_and_everything_goes_on(mut scene: Scene) {
     scene.start();
+    wait_for("commits to be followed", SOON, || scene.metric(FOLLOWING).filter(|following| *following > 0.0));
     for round in 0..3 {
         sql(&scene.database(), &format!("INSERT INTO app_notes(writer, body) VALUES ({round}, 'before the outage')"));
         scene.mark();
@@ -80,14 +84,12 @@ fn a_gap_is_told_and_everything_goes_on(mut scene: Scene) {
 /// An instant strictly within a gap cannot be had; the error tells both ends.
 fn refused_by_name(scene: &Scene) {
     let fresh = Fresh::new(&scene.store);
-    for state in scene.states_in_order() {
-        let Some(from) = state.manifest.get("gap_from").and_then(|from| from.as_str()) else { continue };
-        let (begin, end) = (Timestamp::from_rfc3339(from).unwrap(), Timestamp::from_rfc3339(state.observed()).unwrap());
+    for (begin, end) in scene.store.gap_ends() {
         let within = begin.after(end.since(begin) / 2);
         let (out, to) = fresh.restore(&within.to_rfc3339());
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(!out.status.success() && !to.exists(), "{within:?} is in the gap: {said}");
-        for end in [from, state.observed()] {
+        for end in [begin.to_rfc3339(), end.to_rfc3339()] {
             assert!(said.contains(&end[..19]), "it names {end}: {said}");
         }
         println!("{said}");
@@ -98,7 +100,7 @@ fn refused_by_name(scene: &Scene) {
 fn a_full_spool_lets_the_database_go() {
     a_gap_is_told_and_everything_goes_on(Scene::prepared(
         Store::s3(),
-        &format!("{FAST}spool_max = \"1MiB\"\n"),
+        &format!("{FAST}spool_max = \"16MiB\"\n"),
         4096,
         0,
     ));
@@ -110,7 +112,7 @@ fn a_full_disk_lets_the_database_go() {
     let mut scene = Scene::prepared(Store::s3(), FAST, 4096, 0);
     match Small::mounted(&scene.folder().join("data/state"), "3m") {
         Some(small) => scene.mounted = Some(Box::new(small)),
-        None => scene.config = scene.config.replace(FAST, &format!("{FAST}spool_max = \"300KiB\"\n")),
+        None => scene.config = scene.config.replace(FAST, &format!("{FAST}spool_max = \"16MiB\"\n")),
     }
     a_gap_is_told_and_everything_goes_on(scene);
 }

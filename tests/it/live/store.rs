@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use atlas_sidecar::clock::Timestamp;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,6 +26,10 @@ pub struct Stated {
 impl Stated {
     pub fn digest(&self) -> &str {
         self.manifest["digest_after"].as_str().unwrap()
+    }
+
+    pub fn observed_at(&self) -> Timestamp {
+        Timestamp::from_rfc3339(self.observed()).unwrap()
     }
 
     pub fn observed(&self) -> &str {
@@ -134,7 +139,15 @@ impl Store {
 
     /// How often commits could not be followed.
     pub fn gaps(&self) -> usize {
-        self.states().iter().filter(|state| state.manifest.get("gap_from").is_some()).count()
+        self.gap_ends().len()
+    }
+
+    /// Between which instants commits could not be followed.
+    pub fn gap_ends(&self) -> Vec<(Timestamp, Timestamp)> {
+        let states = self.states();
+        let gaps =
+            states.iter().filter_map(|state| Some((state.manifest.get("gap_from")?.as_str()?, state.observed_at())));
+        gaps.map(|(from, to)| (Timestamp::from_rfc3339(from).unwrap(), to)).collect()
     }
 
     fn stated(&self, key: &str) -> Option<Stated> {
