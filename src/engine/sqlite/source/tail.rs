@@ -330,7 +330,7 @@ impl Pages {
         if !following.has_commits(&fixed) {
             let state = snapshot.state.clone();
             if let Some(page) = blocking(move || state.first_page()).await?? {
-                following.memory.repeat(page.into_boxed_slice(), fixed.pages);
+                following.memory.repeat(page.into_boxed_slice(), snapshot.state.pages);
             }
         }
         following.fixed = Some(Fixed { place, observed, snapshot });

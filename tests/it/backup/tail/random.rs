@@ -15,10 +15,11 @@ async fn whole_life(page_size: u32, vacuum: u8, rounds: Vec<Vec<(Step, bool)>>) 
     let (mut log, mut begun_anew) = (String::new(), 0);
     for steps in rounds {
         for (seed, (step, tends)) in (1..).zip(&steps) {
-            scene.sql(&step.sql(seed));
-            if *tends {
-                scene.tend().await;
-            }
+            // An application's checkpoint is let through, or comes to nothing.
+            match tends {
+                true => scene.sql_tended(&step.sql(seed)).await,
+                false => scene.sql(&format!("PRAGMA busy_timeout = 0; {}", step.sql(seed))),
+            };
         }
         if let Some(cut) = scene.cut().await {
             let now = cut.resume.split(" frame").next().unwrap().to_owned();
@@ -38,8 +39,8 @@ fn every_cut_leads_to_what_sqlite_has() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let seen = std::cell::Cell::new(0);
     let rounds = prop::collection::vec(prop::collection::vec((step(), any::<bool>()), 1..5), 1..6);
-    proptest!(ProptestConfig::with_cases(24), |(size in 9..17u32, vacuum in 0..3u8, rounds in rounds)| {
+    proptest!(ProptestConfig::with_cases(16), |(size in 9..17u32, vacuum in 0..3u8, rounds in rounds)| {
         seen.set(seen.get() + runtime.block_on(whole_life(1 << size, vacuum, rounds)));
     });
-    assert!(seen.get() > 24, "{} logs in all lives", seen.get());
+    assert!(seen.get() > 16, "{} logs in 16 lives: none began anew", seen.get());
 }

@@ -283,10 +283,12 @@ impl Following {
             Frames { newest: Vec::new(), least: u32::MAX }
         };
         let wanted = self.wanted(found, pages)?;
-        let mut sending = Log::new(outlet, to.page_size, place, before);
+        // Of an empty log, the index may not know the size of a page.
+        let page_size = self.known.about.page_size;
+        let mut sending = Log::new(outlet, page_size, place, before);
         let (mut changes, mut writer) = (self.known.about.changes, None);
         let mut stepping = self.known.step(pages, wanted.len()).map_err(map_error)?;
-        let mut page = vec![0; to.page_size as usize];
+        let mut page = vec![0; page_size as usize];
         for (number, frame) in wanted {
             match self.memory.pages.get(&number) {
                 Some(kept) if frame == IN_MEMORY => page.copy_from_slice(kept),
