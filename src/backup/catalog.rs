@@ -323,8 +323,8 @@ impl Catalog {
             return false;
         }
         match (earlier.kind, later.kind) {
-            // Each kind of fold has its own line of manifests.
-            (Kind::Fine | Kind::Merged, kind) => kind == earlier.kind,
+            // Each kind of fold has its own line of manifests. What could not be read once may be folded later than what comes behind it, which names nothing then.
+            (Kind::Fine | Kind::Merged, kind) => kind == earlier.kind && later.previous.is_some(),
             (_, Kind::Fine | Kind::Merged) | (Kind::Full, Kind::Live) => false,
             (Kind::Full, _) if later.gap_from.is_some() => false,
             (_, Kind::Full) if self.followed(later.place()) => false,

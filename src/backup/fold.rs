@@ -28,7 +28,7 @@ mod sweep;
 mod waiting;
 mod weaving;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,16 +38,21 @@ use tracing::{info, warn};
 
 use self::scratch::Scratch;
 use self::sources::{Sources, download};
+use self::stored::About;
 use self::weaving::{Made, PACKED, joined};
 use super::catalog::Catalog;
 use super::codec::{CodecError, Form, Identity};
 use super::layout::object_key;
+use super::manifest::Sum;
 use super::ship::stopped;
 use super::tail::Kept;
 use super::{Digest, Kind, Manifest, Place, Position, RebuildError, Timeline};
 use crate::clock::Clock;
 use crate::object::{Listed, ObjectError, ObjectKey, ObjectStore};
 use crate::schedule::{JobContext, JobError};
+
+/// The sums of the manifests that this call made, by where these lead to: the catalog does not know them yet.
+type Sums = BTreeMap<Position, Sum>;
 
 /// The end of the keys of encrypted objects.
 const ENCRYPTED: &str = ".age";
@@ -226,12 +231,13 @@ impl Fold<'_> {
         }
         let mut waiting: VecDeque<Vec<(Place, &Listed)>> = runs.into();
         let mut doubted = BTreeSet::new();
-        let (mut folded, mut broken) = (None, None);
+        let (mut folded, mut broken, mut sums) = (None, None, Sums::new());
         while let Some(run) = waiting.pop_front() {
             cx.check()?;
             let own_copies = !run.iter().any(|(place, _)| doubted.contains(place));
-            let made = match self.limited(cx, self.one_fine(&run, own_copies)).await {
-                Ok(manifest) => {
+            let made = match self.limited(cx, self.one_fine(&run, own_copies, &sums)).await {
+                Ok((manifest, sum)) => {
+                    sums.insert(manifest.to, sum);
                     Folded::add(&mut folded, manifest, run.len());
                     continue;
                 }
@@ -246,7 +252,9 @@ impl Fold<'_> {
                 continue;
             }
             let at = run.iter().position(|(at, _)| *at == place).unwrap_or(0);
-            waiting.extend([&run[..at], &run[at + 1..]].into_iter().filter(|part| !part.is_empty()).map(<[_]>::to_vec));
+            for part in [&run[at + 1..], &run[..at]].into_iter().filter(|part| !part.is_empty()) {
+                waiting.push_front(part.to_vec());
+            }
             warn!(%place, why, "a live segment cannot be folded");
             broken.get_or_insert(FoldError::Damaged { place, why });
         }
@@ -255,7 +263,7 @@ impl Fold<'_> {
 
     /// Merges the fine segments behind the newest merged one, up to a day of them at a time; nothing where no two of them follow one another.
     pub async fn merged(&self, cx: &JobContext) -> Result<Option<Folded>, FoldError> {
-        let mut folded = None;
+        let (mut folded, mut sums) = (None, Sums::new());
         for day in waiting::days(self.catalog, self.timeline) {
             cx.check()?;
             let day: Vec<Manifest> = day.iter().map(|fine| fine.manifest.clone()).collect();
@@ -263,7 +271,8 @@ impl Fold<'_> {
                 info!("fine segments are not merged: they are encrypted, and there is no identity on this machine");
                 return Ok(folded);
             }
-            let manifest = self.limited(cx, self.one_merged(&day)).await?;
+            let (manifest, sum) = self.limited(cx, self.one_merged(&day, &sums)).await?;
+            sums.insert(manifest.to, sum);
             Folded::add(&mut folded, manifest, day.len());
         }
         Ok(folded)
@@ -282,51 +291,54 @@ impl Fold<'_> {
     }
 
     /// Makes one fine segment of all of `run`.
-    async fn one_fine(&self, run: &[(Place, &Listed)], own_copies: bool) -> Result<Manifest, FoldError> {
+    async fn one_fine(
+        &self,
+        run: &[(Place, &Listed)],
+        own_copies: bool,
+        sums: &Sums,
+    ) -> Result<(Manifest, Sum), FoldError> {
         let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else {
             return Err(FoldError::Unlike("there is nothing to fold".to_owned()));
         };
         let from = Position(first.position.0.saturating_sub(1));
         let bytes = run.iter().map(|(_, listed)| listed.bytes).sum::<u64>();
         let scratch = Scratch::new(self.scratch, self.room(bytes))?;
-        let key = self.new_key(*last, Kind::Fine, from)?;
+        let about = self.about(*last, Kind::Fine, from, sums)?;
         let kept = own_copies.then(|| Arc::clone(self.kept));
         let sources = Sources { store: Arc::clone(self.store), kept };
-        let made = self.weave_fine(run, &sources, &scratch, self.name_of(&key)).await?;
-        self.prove_and_commit(Kind::Fine, from, made, &scratch, &key).await
+        let made = self.weave_fine(run, &sources, &scratch, self.name_of(&about.key)).await?;
+        self.prove_and_commit(&about, made, &scratch).await
     }
 
     /// Makes one merged segment of `day`.
-    async fn one_merged(&self, day: &[Manifest]) -> Result<Manifest, FoldError> {
+    async fn one_merged(&self, day: &[Manifest], sums: &Sums) -> Result<(Manifest, Sum), FoldError> {
         let (Some(first), Some(last)) = (day.first(), day.last()) else {
             return Err(FoldError::Unlike("there is nothing to merge".to_owned()));
         };
         let from = first.from.unwrap_or(Position(0));
         let bytes = day.iter().flat_map(|fine| &fine.object).map(|object| object.stored.bytes).sum::<u64>();
         let scratch = Scratch::new(self.scratch, bytes.saturating_add(self.room(bytes)))?;
-        let key = self.new_key(last.place(), Kind::Merged, from)?;
+        let about = self.about(last.place(), Kind::Merged, from, sums)?;
         let mut files = Vec::new();
         for (number, object) in day.iter().flat_map(|fine| &fine.object).enumerate() {
             let name = format!("source-{number}");
             files.push(download(self.store.as_ref(), object, &scratch, &name).await?);
         }
-        let made = self.weave_merged(day, &files, &scratch, self.name_of(&key)).await?;
-        self.prove_and_commit(Kind::Merged, from, made, &scratch, &key).await
+        let made = self.weave_merged(day, &files, &scratch, self.name_of(&about.key)).await?;
+        self.prove_and_commit(&about, made, &scratch).await
     }
 
     async fn prove_and_commit(
         &self,
-        kind: Kind,
-        from: Position,
+        about: &About,
         made: Made,
         scratch: &Scratch,
-        key: &ObjectKey,
-    ) -> Result<Manifest, FoldError> {
+    ) -> Result<(Manifest, Sum), FoldError> {
         let (weave, codec, packed) = (self.weave, self.form.codec, scratch.path(PACKED));
         let proving = spawn_blocking(move || proof::prove(weave, codec, &made, &packed).map(|()| made));
         let made = joined(proving.await)?;
         let ready = self.ready(&made, scratch).await?;
-        self.commit(kind, from, &made, &ready, key).await
+        self.commit(about, &made, &ready).await
     }
 
     /// Bytes of the disk that folding `bytes` may take: the codec may be another one than that of the sources, which makes up to twice of it; and encrypted, it is there twice.
@@ -339,10 +351,13 @@ impl Fold<'_> {
         self.identity.is_some() || run.iter().all(|(_, listed)| !listed.key.as_str().ends_with(ENCRYPTED))
     }
 
-    fn new_key(&self, place: Place, kind: Kind, from: Position) -> Result<ObjectKey, FoldError> {
+    fn about(&self, place: Place, kind: Kind, from: Position, sums: &Sums) -> Result<About, FoldError> {
         let no_word = |e| FoldError::Codec(CodecError::Io(io::Error::other(format!("no random bytes: {e}"))));
         let word = getrandom::u32().map_err(no_word)?;
-        Ok(object_key(place, kind, Some(from), self.clock.now(), word, self.form.extension()))
+        let key = object_key(place, kind, Some(from), self.clock.now(), word, self.form.extension());
+        let before = self.catalog.folds.get(&(Place { position: from, ..place }, kind));
+        let previous = sums.get(&from).or(before.map(|before| &before.sha256)).cloned();
+        Ok(About { kind, from, key, previous })
     }
 
     /// What the packed file calls itself.

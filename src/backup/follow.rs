@@ -161,6 +161,8 @@ struct Known {
     uploads: u64,
     /// Who else writes.
     fenced: Option<String>,
+    /// Why no segment can go on from what the store has, until there is a full that was made without the tail.
+    doubt: Option<String>,
 }
 
 /// Why commits are not followed any more, or not yet.
@@ -203,6 +205,7 @@ impl Follower {
             uploading: None,
             uploads: 0,
             fenced: None,
+            doubt: None,
         };
         Self {
             parts,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::catalog::Catalog;
-use super::layout::{FORMAT, manifest_place};
+use super::layout::{FORMAT, folded, live_place, manifest_place};
 use super::manifest::rfc3339;
 use super::retain::{self, Plan, Policy};
 use crate::clock::Timestamp;
@@ -112,8 +112,7 @@ pub async fn prune(
     }
     // The newest manifests first: where a run ends early, what is left of a chain is its beginning, which can be restored.
     let mut tried: Vec<&retain::Condemned> = Vec::new();
-    let (manifests, objects): (Vec<_>, Vec<_>) =
-        doomed.into_iter().partition(|condemned| manifest_place(&condemned.key).is_some());
+    let (manifests, objects): (Vec<_>, Vec<_>) = doomed.into_iter().partition(|condemned| is_commit(&condemned.key));
     for condemned in manifests.into_iter().rev().chain(objects) {
         if !go_on() {
             break;
@@ -139,6 +138,11 @@ pub async fn prune(
     bury(store, &tombstones, &may_go, &there).await?;
     pruned.plan = plan;
     Ok(pruned)
+}
+
+/// Whether the segment that it belongs to exists because of it: a manifest, or a live segment, which is its own.
+fn is_commit(key: &ObjectKey) -> bool {
+    manifest_place(key).is_some() || folded(key).is_some() || live_place(key).is_some()
 }
 
 /// What time it is at the store. An error where that is far from `now`.

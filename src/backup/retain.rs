@@ -7,21 +7,27 @@
 //! behind (another timeline goes on from the middle of it, or nothing does) goes when its last mark has left the window, but for what newer lines
 //! stand on. Besides, the newest full of each of the last weeks and months that are asked for.
 //!
+//! Behind the anchor every segment stays, the finest ones too, so that each instant of the window means the same mark as before. To the anchor the shortest way is enough: fine segments that
+//! merged ones lead over go, and so do merged ones that a full has made superfluous. Live segments wait to be folded and are swept then ([`super::fold`]); here only those go that a fine one has had for longer
+//! than the grace, which nobody swept, and those of lines that are left.
+//!
 //! # When nothing goes
 //!
 //! Where the newest mark is older than the window: whoever has made no backup for so long will want the old ones; and a clock that is years ahead looks just like
 //! that (T-5). Objects that no manifest names go as well when they are old, but not while there is a manifest that cannot be read: it may be the one that names them.
 
+mod lines;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use self::lines::{Lines, Segment, segment_of};
 use super::catalog::{Catalog, Entry};
-use super::layout::manifest_key;
-use super::plan::Line;
-use super::{Kind, Place, Timeline};
+use super::layout::{fold_key, manifest_key};
+use super::{Kind, Timeline};
 use crate::clock::Timestamp;
-use crate::object::ObjectKey;
+use crate::object::{Listed, ObjectKey};
 
 /// A week, in milliseconds.
 const WEEK: i64 = 7 * 86_400_000;
@@ -84,10 +90,10 @@ pub struct Plan {
 
 /// What of `catalog` may go at `now`.
 pub fn plan(catalog: &Catalog, policy: &Policy, now: Timestamp) -> Plan {
-    let all = catalog.entries.len();
+    let all = catalog.entries.len() + catalog.folds.len() + catalog.live.len();
     let begin = now.before(policy.window);
-    let newest = catalog.entries.values().filter(|e| is_sound(catalog, e)).map(|e| e.manifest.observed).max();
-    let halted = match newest {
+    let lines = Lines::of(catalog);
+    let halted = match lines.newest_sound() {
         None if all == 0 => None,
         None => Some("there is no backup that can be restored".to_owned()),
         Some(newest) if newest < begin => Some(format!(
@@ -98,62 +104,68 @@ pub fn plan(catalog: &Catalog, policy: &Policy, now: Timestamp) -> Plan {
     if halted.is_some() {
         return Plan { condemned: Vec::new(), kept: all, halted };
     }
-    let keep = keep(catalog, policy, begin, now);
-    let mut condemned: Vec<Condemned> = catalog
-        .entries
-        .iter()
-        .filter(|(place, _)| !keep.contains(place))
-        .flat_map(|(place, entry)| {
-            let why = if is_living(catalog, place.timeline, begin) { Why::Outdated } else { Why::Left };
-            let object = entry.manifest.object.as_ref().filter(|_| entry.listed_bytes.is_some()).map(|object| {
-                Condemned { key: ObjectKey::ours(&object.key), bytes: entry.listed_bytes.unwrap_or(0), why }
-            });
-            object.into_iter().chain([Condemned { key: manifest_key(*place), bytes: 0, why }])
-        })
+    let living = lines.living(begin);
+    let kept = keep(catalog, &lines, &living, policy, begin, now);
+    let why = |timeline| if living.contains(&timeline) { Why::Outdated } else { Why::Left };
+    let entries = catalog.entries.values().chain(catalog.folds.values());
+    let mut condemned: Vec<Condemned> = entries
+        .filter(|entry| !kept.contains(&segment_of(entry)))
+        .flat_map(|entry| of_entry(entry, why(entry.manifest.timeline)))
         .collect();
+    let live = catalog.live.iter().filter(|(place, _)| !kept.contains(&(**place, Kind::Live)));
+    condemned.extend(live.map(|(place, object)| of_listed(object, why(place.timeline))));
     if catalog.unreadable.is_empty() {
         let old = now.before(policy.grace);
-        condemned.extend(catalog.unnamed.iter().filter(|object| object.modified < old).map(|object| Condemned {
-            key: object.key.clone(),
-            bytes: object.bytes,
-            why: Why::Unnamed,
-        }));
+        let unnamed = catalog.unnamed.iter().filter(|object| object.modified < old);
+        condemned.extend(unnamed.map(|object| of_listed(object, Why::Unnamed)));
     }
     condemned.sort();
-    Plan { condemned, kept: keep.len(), halted: None }
+    Plan { condemned, kept: kept.len(), halted: None }
 }
 
-/// The places that stay.
-fn keep(catalog: &Catalog, policy: &Policy, begin: Timestamp, now: Timestamp) -> BTreeSet<Place> {
-    let mut keep = BTreeSet::new();
-    let timelines: BTreeSet<Timeline> = catalog.entries.keys().map(|place| place.timeline).collect();
-    for timeline in timelines.into_iter().filter(|timeline| is_living(catalog, *timeline, begin)) {
-        let Ok(line) = Line::of(catalog, Some(timeline)) else {
-            // Nobody can tell what would be restored.
-            keep.extend(catalog.ancestry(timeline).iter().map(|entry| entry.manifest.place()));
-            continue;
-        };
-        for (mark, entry) in line.marks().rev() {
-            // A chain reaches back beyond what is newer than the anchor; a broken one is kept as far as it goes.
-            keep.insert(mark.place);
-            keep.extend(
-                catalog.cover(mark.place.timeline, mark.place.position).unwrap_or_default().iter().map(|p| p.place()),
-            );
-            if mark.observed <= begin && is_sound(catalog, entry) {
-                break;
-            }
-        }
-    }
+fn of_listed(object: &Listed, why: Why) -> Condemned {
+    Condemned { key: object.key.clone(), bytes: object.bytes, why }
+}
+
+/// A segment goes with its object, its index and its manifest.
+fn of_entry(entry: &Entry, why: Why) -> Vec<Condemned> {
+    let manifest = &entry.manifest;
+    let named = [(&manifest.object, entry.listed_bytes), (&manifest.index, entry.listed_index_bytes)];
+    let there = named.into_iter().filter_map(|(object, bytes)| Some((object.as_ref()?, bytes?)));
+    let mut condemned: Vec<Condemned> =
+        there.map(|(object, bytes)| Condemned { key: ObjectKey::ours(&object.key), bytes, why }).collect();
+    let key = match manifest.kind {
+        Kind::Fine | Kind::Merged => fold_key(manifest.place(), manifest.kind),
+        Kind::Full | Kind::Incremental | Kind::Live => manifest_key(manifest.place()),
+    };
+    condemned.push(Condemned { key, bytes: 0, why });
+    condemned
+}
+
+/// The segments that stay.
+fn keep(
+    catalog: &Catalog,
+    lines: &Lines<'_>,
+    living: &BTreeSet<Timeline>,
+    policy: &Policy,
+    begin: Timestamp,
+    now: Timestamp,
+) -> BTreeSet<Segment> {
+    let mut keep: BTreeSet<Segment> = living.iter().flat_map(|timeline| lines.needed(*timeline, begin)).collect();
     if let Some(newest) = catalog.newest_timeline() {
-        let fulls: Vec<&Entry> = catalog
-            .ancestry(newest)
-            .into_iter()
-            .filter(|e| e.manifest.kind == Kind::Full && is_sound(catalog, e))
-            .collect();
-        keep.extend(newest_of_each(&fulls, policy.weeks, now, |at| {
-            Some((at.millis() + 3 * 86_400_000).div_euclid(WEEK))
-        }));
+        let fulls = lines.sound_fulls(newest);
+        let week = |at: Timestamp| Some((at.millis() + 3 * 86_400_000).div_euclid(WEEK));
+        keep.extend(newest_of_each(&fulls, policy.weeks, now, week));
         keep.extend(newest_of_each(&fulls, policy.months, now, month));
+    }
+    // What nothing else has is not for retention to take, as long as its timeline is of use: it waits to be folded.
+    let of_living = catalog.live.keys().filter(|place| living.contains(&place.timeline));
+    keep.extend(of_living.map(|place| (*place, Kind::Live)));
+    let old = now.before(policy.grace);
+    for place in lines.doubled(&keep) {
+        if catalog.live.get(&place).is_some_and(|object| object.modified < old) {
+            keep.remove(&(place, Kind::Live));
+        }
     }
     keep
 }
@@ -164,7 +176,7 @@ fn newest_of_each(
     spans: u64,
     now: Timestamp,
     span_of: impl Fn(Timestamp) -> Option<i64>,
-) -> BTreeSet<Place> {
+) -> BTreeSet<Segment> {
     let mut seen = BTreeSet::new();
     let first = span_of(now).map(|now| now.saturating_sub_unsigned(spans));
     fulls
@@ -173,7 +185,7 @@ fn newest_of_each(
             let span = span_of(entry.manifest.observed);
             span > first && span.is_some_and(|span| seen.insert(span))
         })
-        .map(|entry| entry.manifest.place())
+        .map(|entry| segment_of(entry))
         .collect()
 }
 
@@ -184,18 +196,6 @@ fn month(at: Timestamp) -> Option<i64> {
     let year: i64 = parts.next()?.parse().ok()?;
     let month: i64 = parts.next()?.parse().ok()?;
     Some(year * 12 + month)
-}
-
-/// Whether a line's history reaches into the window: its last mark is there, or it is the one that is being written.
-fn is_living(catalog: &Catalog, timeline: Timeline, begin: Timestamp) -> bool {
-    catalog.newest_timeline() == Some(timeline)
-        || Line::of(catalog, Some(timeline))
-            .is_ok_and(|line| line.marks().next_back().is_some_and(|(last, _)| last.observed >= begin))
-}
-
-/// Whether the state it leads to can be restored and is worth it, as far as a listing and the manifests tell.
-fn is_sound(catalog: &Catalog, entry: &Entry) -> bool {
-    catalog.sound_chain(entry.manifest.place()).is_ok()
 }
 
 impl fmt::Display for Plan {

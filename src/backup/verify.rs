@@ -4,6 +4,8 @@
 //! that one's digest. Besides, of a thirtieth of the objects (by the day, so that a month of daily looks sees them all) every byte is fetched and compared with the
 //! stored SHA-256. [`Depth::Deep`] fetches all of them and decodes them too, for the plain SHA-256.
 //!
+//! Of live segments there may be thousands, each with its manifest as a note: the newest one's and those of a thirtieth are read, with the one before each, and all by a deep look.
+//!
 //! Neither replaces a restore: that the digests come out is shown by a drill only.
 //!
 //! What is not a problem but worth a line is a note: objects that no manifest names (a crash left them, retention takes them), places where marks were
@@ -11,6 +13,7 @@
 
 mod structure;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -20,18 +23,23 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::catalog::{Catalog, Entry};
+use super::catalog::details::lines;
+use super::catalog::{Catalog, Entry, Need};
 use super::codec::{self, CodecError, Identity};
-use super::layout::{format_key, manifest_key};
-use super::manifest::{MOST_BYTES, Object, Sum};
+use super::layout::{fold_key, format_key, manifest_key};
+use super::manifest::{MOST_BYTES, Manifest, Object, Sum};
 use super::restore::fetch::{self, Incoming};
 use super::restore::meter::Meter;
 use super::restore::{Progress, RestoreError};
+use super::{Kind, Place, Position};
 use crate::clock::Timestamp;
-use crate::object::{ObjectError, ObjectStore, get_small};
+use crate::object::{ObjectError, ObjectKey, ObjectStore, get_small};
 
 /// How many days it takes until each object's bytes were looked at once.
 const DAYS: u64 = 30;
+
+/// Notes that are read before it is looked whether the store still answers.
+const NOTES_AT_A_TIME: usize = 256;
 
 /// An unnamed object that is younger may be one that is being written.
 const YOUNG: Duration = Duration::from_secs(86_400);
@@ -65,7 +73,7 @@ impl fmt::Display for Finding {
 pub struct Report {
     /// Timelines with marks.
     pub timelines: usize,
-    /// Marks.
+    /// Segments: fulls, increments, what was folded, live ones.
     pub segments: usize,
     /// Objects that manifests name.
     pub objects: usize,
@@ -99,18 +107,24 @@ pub async fn verify(
     identity: Option<&Identity>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, ObjectError> {
-    let mut report = structure::look(catalog, now);
+    let day = u64::try_from(now.millis().div_euclid(86_400_000)).unwrap_or(0);
+    let chosen = |place: Place| depth == Depth::Deep || (place.position.0 + day) % DAYS == 0;
+    let mut catalog = catalog.clone();
+    let vanished = read_notes(store.as_ref(), &mut catalog, chosen).await?;
+    let mut report = structure::look(&catalog, now);
+    report.notes.extend(vanished);
     if !catalog.entries.is_empty() {
         look_at_format(store.as_ref(), &mut report).await?;
     }
-    let day = u64::try_from(now.millis().div_euclid(86_400_000)).unwrap_or(0);
-    let chosen: Vec<(&Entry, &Object)> = catalog
-        .entries
-        .values()
-        .filter(|entry| depth == Depth::Deep || (entry.manifest.to.0 + day) % DAYS == 0)
-        // Of the others there is a line already.
-        .filter(|entry| entry.fault().is_none())
-        .filter_map(|entry| Some((entry, entry.manifest.object.as_ref()?)))
+    let segments = catalog.entries.values().chain(catalog.folds.values()).chain(catalog.notes.values());
+    let chosen: Vec<(&Entry, &Object)> = segments
+        .filter(|entry| chosen(entry.manifest.place()))
+        .flat_map(|entry| {
+            // Of the others there is a line already.
+            let whole = entry.manifest.object.as_ref().filter(|_| entry.fault().is_none());
+            let index = entry.manifest.index.as_ref().filter(|_| entry.index_fault().is_none());
+            whole.into_iter().chain(index).map(move |object| (entry, object))
+        })
         .collect();
     let mut meter = Meter::new(chosen.iter().map(|(_, object)| object.stored.bytes).sum(), progress);
     for (entry, object) in chosen {
@@ -120,6 +134,9 @@ pub async fn verify(
                 let what = "not checked: no identity to read it with; only the stored bytes were compared".to_owned();
                 report.unchecked.push(Finding { object: object.key.clone(), what });
                 How::Stored
+            }
+            (Depth::Deep, ..) if entry.manifest.index.as_ref() == Some(object) => {
+                How::Index(entry.manifest.clone().into(), identity.cloned())
             }
             (Depth::Deep, ..) => How::Plain(identity.cloned()),
         };
@@ -140,6 +157,29 @@ pub async fn verify(
     Ok(report)
 }
 
+/// Reads the newest note of each timeline and the `chosen` ones, each with the one before it. Those that were folded and swept meanwhile are told.
+async fn read_notes(
+    store: &dyn ObjectStore,
+    catalog: &mut Catalog,
+    chosen: impl Fn(Place) -> bool,
+) -> Result<Option<Finding>, ObjectError> {
+    let before = |place: Place| Place { position: Position(place.position.0.saturating_sub(1)), ..place };
+    let own = catalog.live.keys().copied().filter(|place| chosen(*place));
+    let mut needs: BTreeSet<Need> = own.flat_map(|place| [Need::Note(before(place)), Need::Note(place)]).collect();
+    needs.extend(catalog.newest_notes());
+    for needs in needs.into_iter().collect::<Vec<_>>().chunks(NOTES_AT_A_TIME) {
+        match catalog.read_details(store, None, needs).await {
+            Ok(()) => {}
+            Err(ObjectError::Missing(which)) => {
+                let what = format!("live segments were removed meanwhile; not all of their notes were read: {which}");
+                return Ok(Some(Finding { object: "live segments".to_owned(), what }));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(None)
+}
+
 /// Without it, an older version would not refuse a newer layout.
 async fn look_at_format(store: &dyn ObjectStore, report: &mut Report) -> Result<(), ObjectError> {
     // What stands in it was read with the catalog.
@@ -155,7 +195,12 @@ async fn look_at_format(store: &dyn ObjectStore, report: &mut Report) -> Result<
 
 /// An object that the listing had and the store has no more. With its manifest gone as well, it was retention (H32).
 async fn gone(store: &dyn ObjectStore, entry: &Entry, key: String, report: &mut Report) -> Result<(), ObjectError> {
-    match get_small(store, &manifest_key(entry.manifest.place()), MOST_BYTES).await {
+    let manifest = match entry.manifest.kind {
+        Kind::Full | Kind::Incremental => manifest_key(entry.manifest.place()),
+        kind @ (Kind::Fine | Kind::Merged) => fold_key(entry.manifest.place(), kind),
+        Kind::Live => ObjectKey::ours(&key),
+    };
+    match get_small(store, &manifest, MOST_BYTES).await {
         Err(ObjectError::Missing(_)) => {
             report.notes.push(Finding { object: key, what: "was removed meanwhile, with its manifest".to_owned() });
         }
@@ -171,6 +216,8 @@ enum How {
     Stored,
     /// The plain one too.
     Plain(Option<Identity>),
+    /// That it is the index of a fine segment.
+    Index(Box<Manifest>, Option<Identity>),
 }
 
 /// Fetches an object and compares its bytes on a thread of their own.
@@ -196,6 +243,11 @@ fn compare(object: &Object, mut body: Box<dyn Read + Send>, how: &How) -> Result
         let mut plain = codec::decode(object, identity.as_ref(), body)?;
         io::copy(&mut plain, &mut io::sink())?;
         return plain.finish();
+    }
+    if let How::Index(fine, identity) = how {
+        let mut stored = Vec::new();
+        body.read_to_end(&mut stored).map_err(CodecError::Io)?;
+        return lines(fine, object, stored.into(), identity.as_ref()).map(drop).map_err(CodecError::Damaged);
     }
     let (mut sum, mut piece) = (Sha256::new(), vec![0; 64 << 10]);
     loop {

@@ -29,7 +29,7 @@ pub async fn run(invocation: &Invocation, wanted: &Backup) -> Exit {
         Backup::Full { allow_empty } => make(invocation, &settings, "backup-full", *allow_empty).await,
         Backup::Incremental => make(invocation, &settings, "backup-incremental", false).await,
         Backup::List { destination } => match look(&settings, destination.as_ref()).await {
-            Ok(there) => list::print(&there, invocation.json),
+            Ok(there) => list::run(there, invocation.json).await,
             Err(exit) => exit,
         },
         Backup::Verify { deep, destination } => match look(&settings, destination.as_ref()).await {

@@ -2,6 +2,7 @@
 
 mod end_to_end;
 mod fold;
+mod follow;
 mod prune;
 mod rebuild;
 mod restore;

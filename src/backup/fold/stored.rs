@@ -59,15 +59,9 @@ impl Fold<'_> {
         Ok(Ready { file, content, ends })
     }
 
-    /// Stores `made`, whose bytes are `ready`, under `key`, and commits it. What it is now: where another sidecar was first, its.
-    pub(super) async fn commit(
-        &self,
-        kind: Kind,
-        from: Position,
-        made: &Made,
-        ready: &Ready,
-        key: &ObjectKey,
-    ) -> Result<Manifest, FoldError> {
+    /// Stores `made`, whose bytes are `ready`, and commits it. What it is now: where another sidecar was first, its. And the sum of its manifest.
+    pub(super) async fn commit(&self, about: &About, made: &Made, ready: &Ready) -> Result<(Manifest, Sum), FoldError> {
+        let About { kind, key, .. } = about;
         self.land(key, ready).await?;
         let object = Object {
             key: key.to_string(),
@@ -80,11 +74,13 @@ impl Fold<'_> {
             Kind::Fine => Some(self.store_index(made, ready, key).await?),
             _ => None,
         };
-        let manifest = self.manifest(kind, from, made, object, index);
-        let fold = fold_key(manifest.place(), kind);
-        if create_or_same(self.store.as_ref(), &fold, Bytes::from(manifest.to_bytes())).await? {
+        let manifest = manifest_of(about, made, object, index);
+        let fold = fold_key(manifest.place(), *kind);
+        let bytes = Bytes::from(manifest.to_bytes());
+        let sum = Sum::of(&bytes);
+        if create_or_same(self.store.as_ref(), &fold, bytes).await? {
             tell(&manifest, made.marks.len());
-            return Ok(manifest);
+            return Ok((manifest, sum));
         }
         let there = get_small(self.store.as_ref(), &fold, manifest::MOST_BYTES).await?;
         let damaged = |why| FoldError::Damaged { place: manifest.place(), why };
@@ -93,7 +89,7 @@ impl Fold<'_> {
             return Err(damaged(format!("`{fold}` was made by somebody else and leads to another state")));
         }
         warn!(key = %fold, "somebody else has folded the same segments: theirs count");
-        Ok(theirs)
+        Ok((theirs, Sum::of(&there)))
     }
 
     async fn land(&self, key: &ObjectKey, ready: &Ready) -> Result<(), FoldError> {
@@ -127,26 +123,35 @@ impl Fold<'_> {
         read_back(self.store.as_ref(), &key, &object.stored).await.map_err(shipped)?;
         Ok(object)
     }
+}
 
-    fn manifest(&self, kind: Kind, from: Position, made: &Made, object: Object, index: Option<Object>) -> Manifest {
-        let last = made.marks.last();
-        let first = made.marks.first().filter(|_| kind == Kind::Fine);
-        let before = self.catalog.folds.get(&(super::Place { timeline: self.timeline, position: from }, kind));
-        Manifest {
-            format: FORMAT,
-            kind,
-            from: Some(from),
-            object: Some(object),
-            sent_pages: last.map_or(0, |last| last.woven.frames),
-            digest_before: Some(made.digest_before),
-            previous: before.map(|before| before.sha256.clone()),
-            soundness: None,
-            sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
-            gap_from: None,
-            first_observed: first.map(|first| first.observed),
-            index,
-            ..made.last.clone()
-        }
+/// What is known of a fold before it is made.
+pub(super) struct About {
+    pub(super) kind: Kind,
+    pub(super) from: Position,
+    /// Of its object.
+    pub(super) key: ObjectKey,
+    /// The sum of the manifest of the fold of the same kind that ends where it begins.
+    pub(super) previous: Option<Sum>,
+}
+
+fn manifest_of(about: &About, made: &Made, object: Object, index: Option<Object>) -> Manifest {
+    let last = made.marks.last();
+    let first = made.marks.first().filter(|_| about.kind == Kind::Fine);
+    Manifest {
+        format: FORMAT,
+        kind: about.kind,
+        from: Some(about.from),
+        object: Some(object),
+        sent_pages: last.map_or(0, |last| last.woven.frames),
+        digest_before: Some(made.digest_before),
+        previous: about.previous.clone(),
+        soundness: None,
+        sidecar_version: env!("CARGO_PKG_VERSION").to_owned(),
+        gap_from: None,
+        first_observed: first.map(|first| first.observed),
+        index,
+        ..made.last.clone()
     }
 }
 

@@ -15,10 +15,11 @@ const MOST_BYTES: u64 = 4 << 30;
 /// How much time a merged segment goes over.
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The fine segments of `timeline` that can be read, as far as a listing tells, in the order of their ends.
+/// The fine segments of `timeline` that can be read with all their marks, as far as a listing tells, in the order of their ends.
 pub(super) fn fines(catalog: &Catalog, timeline: Timeline) -> impl Iterator<Item = &Entry> {
     let of_timeline = catalog.folds.iter().filter(move |((place, _), _)| place.timeline == timeline);
-    of_timeline.filter(|((_, kind), entry)| *kind == Kind::Fine && entry.fault().is_none()).map(|(_, entry)| entry)
+    let whole = |entry: &Entry| entry.fault().is_none() && entry.index_fault().is_none();
+    of_timeline.filter(move |((_, kind), entry)| *kind == Kind::Fine && whole(entry)).map(|(_, entry)| entry)
 }
 
 /// Fine segments of a timeline, in the order of their ends.

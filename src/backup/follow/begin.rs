@@ -44,6 +44,9 @@ impl Follower {
     async fn hold(&self, cx: &JobContext, ground: &mut Ground, look: &Look) -> Result<(), End> {
         let Some(tail) = self.tail() else { return Err(End::Unsupported("its commits cannot be followed".to_owned())) };
         let shipper = &self.parts.shipper;
+        if let Some(why) = self.known().doubt.clone() {
+            return Err(End::NeedsFull(why));
+        }
         // Where it is about to be full, it would be so again at once.
         if shipper.spool.bytes() > self.parts.settings.spool_max / 2 {
             shipper.deliver_waiting(cx, ground).await?;

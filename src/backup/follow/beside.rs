@@ -82,7 +82,12 @@ impl Follower {
 
     /// Without the tail; afterwards there is something that it can begin at.
     async fn alone(&self, cx: &JobContext, want: Want) -> Result<Report, ShipError> {
+        // Where what is known of the pages is in doubt, an increment by it would be, too.
+        let want = if self.known().doubt.is_some() { Want::Full } else { want };
         let shipped = self.parts.shipper.ship(cx, want).await;
+        if want == Want::Full && shipped.is_ok() {
+            self.known().doubt = None;
+        }
         self.again.notify_one();
         shipped.map(|shipped| Report::of(&shipped))
     }
@@ -127,7 +132,8 @@ impl Follower {
                 segment.digest_after, live.manifest.digest_after
             );
             error!(%place, full = %segment.digest_after, live = %live.manifest.digest_after, "a full and the live segments differ");
-            self.let_go_of(&mut *self.line.lock().await).await;
+            self.known().doubt = Some(format!("the full at {place} and the live segments differ"));
+            self.let_go().await;
             return Err(ShipError::Failed(words));
         }
         self.until_durable(cx, place).await?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use atlas_sidecar::backup::codec::{Form, Identity};
 use atlas_sidecar::backup::fold::FoldError;
 use atlas_sidecar::backup::manifest::Codec;
-use atlas_sidecar::backup::{Kind, Position};
+use atlas_sidecar::backup::{Kind, Place, Position};
 
 use self::world::{PAGE, World};
 
@@ -123,6 +123,9 @@ async fn a_merged_segment_is_a_day() {
     for entry in catalog.folds.values().filter(|e| e.manifest.kind == Kind::Merged) {
         let first = world.states[&entry.manifest.from.unwrap().next()].0;
         assert!(entry.manifest.observed.since(first) <= Duration::from_secs(86_400));
+        let before =
+            catalog.folds.get(&(Place { position: entry.manifest.from.unwrap(), ..world.place }, Kind::Merged));
+        assert_eq!(entry.manifest.previous, before.map(|before| before.sha256.clone()), "though made in one go");
     }
 }
 

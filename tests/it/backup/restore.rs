@@ -3,6 +3,8 @@
 mod command;
 mod cut_short;
 pub mod damaged;
+mod followed;
+pub mod history;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Shipping, against a store in memory and a database of pages in memory: what is there after crashes, lost answers and other writers.
 
 mod crash;
-mod pages;
+pub(super) mod pages;
 mod refused;
 mod steady;
 mod turns;
@@ -18,7 +18,7 @@ use atlas_sidecar::backup::claim::Writer;
 use atlas_sidecar::backup::codec::Form;
 use atlas_sidecar::backup::manifest::{Codec, Sum};
 use atlas_sidecar::backup::ship::{Metrics, Parts, Settings, ShipError, Shipped, Shipper};
-use atlas_sidecar::backup::{Kind, Want};
+use atlas_sidecar::backup::{Kind, Source, Want};
 use atlas_sidecar::clock::{Clock, Timestamp};
 use atlas_sidecar::object::ObjectStore;
 use atlas_sidecar::schedule::JobContext;
@@ -29,18 +29,18 @@ use self::pages::{Database, PageSource};
 use crate::support::memory_store::{Fault, FaultyStore, MemoryStore};
 
 /// A machine with a database, a state directory and an account at a bucket.
-struct Machine {
-    bucket: Arc<MemoryStore>,
-    database: Arc<Database>,
-    state: PathBuf,
-    clock: Clock,
-    instance: String,
-    host: String,
+pub(super) struct Machine {
+    pub(super) bucket: Arc<MemoryStore>,
+    pub(super) database: Arc<Database>,
+    pub(super) state: PathBuf,
+    pub(super) clock: Clock,
+    pub(super) instance: String,
+    pub(super) host: String,
     _scratch: Arc<tempfile::TempDir>,
 }
 
 impl Machine {
-    fn new(bucket: &Arc<MemoryStore>, name: &str) -> Self {
+    pub(super) fn new(bucket: &Arc<MemoryStore>, name: &str) -> Self {
         let scratch = Arc::new(tempfile::tempdir().unwrap());
         let clock = Clock::by_hand(Timestamp::from_rfc3339("2026-11-23T02:15:00Z").unwrap());
         Self {
@@ -55,7 +55,7 @@ impl Machine {
     }
 
     /// The same machine once more, to the byte: its state directory and its database.
-    fn copied(&self) -> Self {
+    pub(super) fn copied(&self) -> Self {
         let copy = Self::new(&self.bucket, "nobody");
         let from = self.state.join("backup");
         std::fs::create_dir_all(copy.state.join("backup/spool")).unwrap();
@@ -68,12 +68,19 @@ impl Machine {
     }
 
     fn shipper(&self, fault: &Arc<Fault>) -> Shipper {
+        self.shipper_of(Arc::new(self.source(fault)), fault)
+    }
+
+    pub(super) fn source(&self, fault: &Arc<Fault>) -> PageSource {
+        PageSource { database: Arc::clone(&self.database), fault: Arc::clone(fault) }
+    }
+
+    pub(super) fn shipper_of(&self, source: Arc<dyn Source>, fault: &Arc<Fault>) -> Shipper {
         let inner = Arc::clone(&self.bucket);
         let store = Arc::new(FaultyStore { inner, fault: Arc::clone(fault) });
-        let source = PageSource { database: Arc::clone(&self.database), fault: Arc::clone(fault) };
         let codec = Form { codec: Codec::Gzip, recipients: Vec::new() };
         Shipper::new(Parts {
-            source: Arc::new(source),
+            source,
             store: store as Arc<dyn ObjectStore>,
             settings: Settings {
                 state_directory: self.state.clone(),
@@ -87,7 +94,7 @@ impl Machine {
         })
     }
 
-    fn cx(&self) -> JobContext {
+    pub(super) fn cx(&self) -> JobContext {
         JobContext::alone(self.clock.clone(), CancellationToken::new(), Duration::from_secs(60))
     }
 
@@ -103,11 +110,11 @@ impl Machine {
         shipped
     }
 
-    async fn catalog(&self) -> Catalog {
+    pub(super) async fn catalog(&self) -> Catalog {
         Catalog::load(self.bucket.as_ref()).await.unwrap()
     }
 
-    fn record(&self) -> PathBuf {
+    pub(super) fn record(&self) -> PathBuf {
         self.state.join("backup/owner.json")
     }
 }

@@ -218,18 +218,19 @@ fn pack(form: &Form, plain: &[u8]) -> Vec<u8> {
         feed(Command::new("zstd").args(["-1", "-q", "-c"]), plain)
     } else {
         // A member for each MiB.
-        let mut packed = Vec::new();
-        for piece in plain.chunks(1 << 20) {
-            let mut member = GzEncoder::new(packed, Compression::fast());
-            member.write_all(piece).unwrap();
-            packed = member.finish().unwrap();
-        }
-        packed
+        plain.chunks(1 << 20).flat_map(gzip).collect()
     };
     match &form.recipient {
         Some(recipient) => feed(Command::new("age").args(["-r", recipient]), &packed),
         None => packed,
     }
+}
+
+/// A member.
+pub fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut member = GzEncoder::new(Vec::new(), Compression::fast());
+    member.write_all(plain).unwrap();
+    member.finish().unwrap()
 }
 
 fn content(bytes: &[u8]) -> Content {

@@ -111,6 +111,30 @@ impl Database {
         self.state.lock().unwrap().reads
     }
 
+    pub fn pages(&self) -> Vec<Vec<u8>> {
+        self.state.lock().unwrap().pages.clone()
+    }
+
+    /// What is known page by page, and survives the process.
+    pub fn known(&self) -> (Option<Base>, Vec<PageHash>) {
+        let state = self.state.lock().unwrap();
+        (state.adopted, state.map.clone())
+    }
+
+    pub fn know(&self, base: Base, map: Vec<PageHash>) {
+        let mut state = self.state.lock().unwrap();
+        (state.adopted, state.map) = (Some(base), map);
+    }
+
+    /// Whether the file was replaced, which is told once.
+    pub fn take_another(&self) -> bool {
+        std::mem::take(&mut self.state.lock().unwrap().another)
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.lock().unwrap().now()
+    }
+
     pub fn digest(&self) -> Digest {
         digest(&self.state.lock().unwrap().pages)
     }
@@ -121,11 +145,11 @@ impl Database {
     }
 }
 
-fn hashes(pages: &[Vec<u8>]) -> Vec<PageHash> {
+pub fn hashes(pages: &[Vec<u8>]) -> Vec<PageHash> {
     pages.iter().zip(1..).map(|(page, number)| PageHash::of(number, page)).collect()
 }
 
-fn digest(pages: &[Vec<u8>]) -> Digest {
+pub fn digest(pages: &[Vec<u8>]) -> Digest {
     hashes(pages).into_iter().fold(Digest::default(), Digest::plus)
 }
 

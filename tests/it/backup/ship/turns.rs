@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_sidecar::backup::Want;
+use atlas_sidecar::backup::follow::{self, Follower};
 use atlas_sidecar::engine::sqlite::runs::Runs;
 use atlas_sidecar::jobs::back_up::{BackUp, FULL, Turn};
 use atlas_sidecar::jobs::upkeep::{self, DatabaseUpkeep, UPKEEP};
@@ -48,8 +49,16 @@ async fn upkeep_is_put_off_while_a_backup_runs_and_a_backup_waits_for_its_turn()
         wear: Wear { unused_percent: 30 },
     };
     let metrics = Arc::new(upkeep::Metrics::new(&registry));
+    let follower = Follower::new(follow::Parts {
+        shipper: Arc::new(machine.shipper(&fault)),
+        settings: follow::Settings { interval: None, convert_to_wal: false, log_max: 0, spool_max: 0 },
+        pace: follow::Pace::default(),
+        weave: None,
+        identity_file: None,
+        metrics: Arc::new(follow::Metrics::new(&registry)),
+    });
     let jobs: [Arc<dyn Job>; 2] = [
-        Arc::new(BackUp::full(Arc::new(machine.shipper(&fault)), turn.clone())),
+        Arc::new(BackUp::full(Arc::new(follower), turn.clone())),
         Arc::new(DatabaseUpkeep::new(Vec::new(), settings, "UTC", turn.clone(), metrics)),
     ];
     let plan = Plan {
