@@ -22,18 +22,50 @@ folder=$1 target=$2 wanted=${3:-}
 case $folder in /*) ;; *) folder=./$folder ;; esac
 
 # Manifests are JSON with a member to a line; notes, and the lines of an index, are JSON without blanks.
-in_line() { sed -n 's/^.*[{,]"'"$1"'":"\{0,1\}\([^",}]*\)[",}].*$/\1/p'; }
-# member FILE NAME; part FILE NAME [index]: of its object; content FILE stored|plain [index]: the SHA-256
-member() { case $1 in *.note) in_line "$2" <"$1" ;; *) sed -n 's/^  "'"$2"'": "\{0,1\}\([^"]*[^",]\)"\{0,1\},\{0,1\}$/\1/p' "$1" ;; esac; }
-part() { case $1 in *.note) in_line "$2" <"$1" ;; *) sed -n '/^  "'"${3:-object}"'": {$/,/^  }/s/^    "'"$2"'": "\{0,1\}\([^"]*[^",]\)"\{0,1\},\{0,1\}$/\1/p' "$1" ;; esac; }
-content() {
-  case $1 in
-    *.note) sed -n 's/^.*,"'"$2"'":{"bytes":[0-9]*,"sha256":"\([0-9a-f]*\)"}.*$/\1/p' "$1" ;;
-    *) sed -n '/^  "'"${3:-object}"'": {$/,/^  }/{/^    "'"$2"'": {$/,/^    }/s/^      "sha256": "\(.*\)",\{0,1\}$/\1/p;}' "$1" ;;
-  esac
+manifest_words='' note_words='h'
+for object in object index; do
+  o=${object%"${object#?}"}
+  manifest_words="$manifest_words
+/^  \"$object\": {\$/,/^  }/{
+s/^    \"key\": \"\(.*\)\",\{0,1\}\$/${o}_key \1/p
+s/^    \"codec\": \"\(.*\)\",\{0,1\}\$/${o}_codec \1/p
+s/^    \"encrypted\": \([a-z]*\),\{0,1\}\$/${o}_encrypted \1/p
+/^    \"stored\": {\$/,/^    }/s/^      \"sha256\": \"\(.*\)\",\{0,1\}\$/${o}_stored \1/p
+/^    \"plain\": {\$/,/^    }/s/^      \"sha256\": \"\(.*\)\",\{0,1\}\$/${o}_plain \1/p
+}"
+done
+manifest_words="$manifest_words
+s/^  \"\([a-z_]*\)\": \"\{0,1\}\([^\"]*[^\",]\)\"\{0,1\},\{0,1\}\$/m_\1 \2/p"
+# What prints a member of a line, behind some words.
+in_line() { printf '%s\n' "s/^.*[{,]\"$1\":\"\{0,1\}\([^\",}]*\)[\",}].*\$/$2\1/p"; }
+for name in format engine kind timeline from to observed page_size pages sent_pages digest_before digest_after previous; do
+  note_words="$note_words
+g;$(in_line $name "m_$name ")"
+done
+for name in key codec encrypted; do
+  note_words="$note_words
+g;$(in_line $name "o_$name ")"
+done
+for name in stored plain; do
+  note_words="$note_words
+g;s/^.*,\"$name\":{\"bytes\":[0-9]*,\"sha256\":\"\([0-9a-f]*\)\"}.*\$/o_$name \1/p"
+done
+# load FILE: what a manifest or a note says, as variables: its own members m_…, those of its object o_…, those of its index i_…; SHA-256s are o_stored and o_plain
+load() {
+  m_format='' m_engine='' m_kind='' m_timeline='' m_from='' m_to='' m_observed='' m_object='' m_page_size='' m_pages='' m_sent_pages='' m_digest_before='' m_digest_after='' m_previous='' m_gap_from=''
+  o_key='' o_codec='' o_encrypted='' o_stored='' o_plain='' i_key='' i_codec='' i_encrypted='' i_stored='' i_plain=''
+  case $1 in *.note) words=$note_words ;; *) words=$manifest_words ;; esac
+  words=$(sed -n "$words" "$1")
+  while read -r name value; do
+    case $name in
+      m_format | m_engine | m_kind | m_timeline | m_from | m_to | m_observed | m_object | m_page_size | m_pages | m_sent_pages | m_digest_before | m_digest_after | m_previous | m_gap_from | [oi]_key | [oi]_codec | [oi]_encrypted | [oi]_stored | [oi]_plain) eval "$name=\$value" ;;
+    esac
+  done <<END
+$words
+END
 }
-# A note has no line feed, but what wrote the file may have added one.
-sum() { case $1 in *.note) tr -d '\n' <"$1" ;; *) cat "$1" ;; esac | sha256sum | cut -d ' ' -f 1; }
+# sum FILE: its SHA-256 as $sum. A note has no line feed, but what wrote the file may have added one.
+sum() { case $1 in *.note) sum=$(tr -d '\n' <"$1" | sha256sum) ;; *) sum=$(sha256sum <"$1") ;; esac; sum=${sum%% *}; }
 # Four bytes of FILE at OFFSET as a number.
 word() { od -A n -t u1 -j "$2" -N 4 "$1" | { read -r a b c d; echo $((((a * 256 + b) * 256 + c) * 256 + d)); }; }
 # Without the zeros that make a number an octal one, and with them.
@@ -131,10 +163,11 @@ case $(tail -n 1 "$work/way") in
   hole*) die "there is no segment that leads on from position $(sed -n 's/^hole //p' "$work/way") of $timeline, on the way to $last" ;;
 esac
 
-# Whether FILE is there, and what SHA256SUMS says. That is written once in a while, so that the newest files may not be in it.
+# Whether FILE is there, and what SHA256SUMS says. That is written once in a while, so that the newest files may not be in it; live segments never are.
 present() {
   [ -f "$folder/$1" ] || die "there is no $1"
-  [ ! -f "$folder/SHA256SUMS" ] || ! line=$(grep "^[0-9a-f]*  $1\$" "$folder/SHA256SUMS") || [ "${line%% *}" = "$(sum "$folder/$1")" ] || die "$1 does not have the sum in SHA256SUMS"
+  case $1 in t??????/??????????.wal.*) return 0 ;; esac
+  [ ! -f "$folder/SHA256SUMS" ] || ! line=$(grep "^[0-9a-f]*  $1\$" "$folder/SHA256SUMS") || { sum "$folder/$1" && [ "${line%% *}" = "$sum" ]; } || die "$1 does not have the sum in SHA256SUMS"
 }
 # unpack KEY CODEC ENCRYPTED INTO
 unpack() {
@@ -146,32 +179,31 @@ unpack() {
     $tool -dc <"$folder/$1" >"$4" || die "$1 cannot be unpacked"
   fi
 }
-# fetch MANIFEST object|index INTO: what is named there, compared with the sums there
+# fetch KEY CODEC ENCRYPTED INTO STORED PLAIN: unpacks it, and compares the sums
 fetch() {
-  key=$(part "$1" key "$2")
-  present "$key"
-  [ "$(sum "$folder/$key")" = "$(content "$1" stored "$2")" ] || die "$key is damaged: it does not have the sum in ${1#"$folder/"}"
-  unpack "$key" "$(part "$1" codec "$2")" "$(part "$1" encrypted "$2")" "$3"
-  [ "$(sum "$3")" = "$(content "$1" plain "$2")" ] || die "$key is damaged: what is in it does not have the sum in ${1#"$folder/"}"
+  present "$1"
+  sum "$folder/$1"; [ "$sum" = "$5" ] || die "$1 is damaged: it does not have the sum in ${manifest#"$folder/"}"
+  unpack "$1" "$2" "$3" "$4"
+  sum "$4"; [ "$sum" = "$6" ] || die "$1 is damaged: what is in it does not have the sum in ${manifest#"$folder/"}"
 }
-# follows MANIFEST KIND FROM: it was written after what is there of the state that it begins at
+# What was loaded was written after what is there of the state that it begins at.
 follows() {
-  named=$(member "$1" previous) other='' name=${1#"$folder/"} kind=$2 from=$3
-  [ "$named" != null ] || return 0
+  other=''
+  [ "$m_previous" != null ] || return 0
   set -- "$folder/$timeline/$(pad "$from")"
   case $kind in fine | merged) set -- "$1.$kind.json" ;; *) set -- "$1.json" "${1%/*}/.${1##*/}".wal.*.note ;; esac
   for file in "$@"; do
     [ -f "$file" ] || continue
-    [ "$(sum "$file")" != "$named" ] || return 0
+    sum "$file"; [ "$sum" != "$m_previous" ] || return 0
     other=$file
   done
   [ -n "$other" ] || return 0
   # Beside a full there may have been a live segment whose note is gone: it was folded, or not fetched.
   case $other in
     *.note | *.fine.json | *.merged.json) ;;
-    *) [ "$(member "$other" kind)" != full ] || ! awk -v at="$from" '($1 == "live" || $1 == "fine" || $1 == "merged") && $2 < at && at <= $3 { found = 1 } END { exit !found }' "$work/segments" || return 0 ;;
+    *) ! grep -q '^  "kind": "full",$' "$other" || ! awk -v at="$from" '($1 == "live" || $1 == "fine" || $1 == "merged") && $2 < at && at <= $3 { found = 1 } END { exit !found }' "$work/segments" || return 0 ;;
   esac
-  die "what is there of position $from is not what $name was written after"
+  die "what is there of position $from is not what ${manifest#"$folder/"} was written after"
 }
 
 digest='' page_size='' bare=0
@@ -206,35 +238,36 @@ while read -r kind from to reached <&3; do
   else
     [ -f "$manifest" ] || die "there is no ${manifest#"$folder/"}"
     [ "$kind" = live ] || present "${manifest#"$folder/"}"
-    [ "$(member "$manifest" format)" = 1 ] && [ "$(member "$manifest" engine)" = sqlite ] || die "${manifest#"$folder/"} is no manifest of a SQLite database in format 1"
-    [ "$(member "$manifest" kind)" = "$kind" ] && [ "$(member "$manifest" to)" = "$to" ] && [ "$timeline" = "t$(printf %06d "$(member "$manifest" timeline)")" ] || die "${manifest#"$folder/"} is the manifest of something else"
-    before=$(member "$manifest" digest_before) after=$(member "$manifest" digest_after) key=$(part "$manifest" key)
+    load "$manifest"
+    [ "$m_format" = 1 ] && [ "$m_engine" = sqlite ] || die "${manifest#"$folder/"} is no manifest of a SQLite database in format 1"
+    [ "$m_kind" = "$kind" ] && [ "$m_to" = "$to" ] && [ "$timeline" = "t$(printf %06d "$m_timeline")" ] || die "${manifest#"$folder/"} is the manifest of something else"
     # What a key says, too.
-    case $kind/$key in
+    case $kind/$o_key in
       full/"$at"-*-full-*.db.* | incremental/"$at"-*-incremental-from-"$(pad "${from#-}")"-*.wal.* | fine/"$at"-*-fine-from-"$(pad "${from#-}")"-*.wal.* | merged/"$at"-*-merged-from-"$(pad "${from#-}")"-*.wal.*) ;;
-      live/"$at".wal.*) [ "$folder/$timeline/.${key##*/}.note" = "$manifest" ] && [ "$(member "$manifest" from)" = "$from" ] || die "${manifest#"$folder/"} is the note of something else" ;;
-      incremental/) [ "$(member "$manifest" object)" = null ] && [ "$before" = "$after" ] || die "${manifest#"$folder/"} is damaged" ;;
-      *) die "${manifest#"$folder/"} is damaged: it names $key" ;;
+      live/"$key") [ "$m_from" = "$from" ] || die "${manifest#"$folder/"} is the note of something else" ;;
+      incremental/) [ "$m_object" = null ] && [ "$m_digest_before" = "$m_digest_after" ] || die "${manifest#"$folder/"} is damaged" ;;
+      *) die "${manifest#"$folder/"} is damaged: it names $o_key" ;;
     esac
+    key=$o_key
     if [ "$kind" = full ]; then
-      [ "$before" = null ] && [ -n "$after" ] || die "${manifest#"$folder/"} is damaged"
-      page_size=$(member "$manifest" page_size)
+      [ "$m_digest_before" = null ] && [ -n "$m_digest_after" ] || die "${manifest#"$folder/"} is damaged"
+      page_size=$m_page_size
     else
-      [ -n "$before" ] && [ "$before" != null ] && [ -n "$after" ] || die "${manifest#"$folder/"} is damaged"
+      [ -n "$m_digest_before" ] && [ "$m_digest_before" != null ] && [ -n "$m_digest_after" ] || die "${manifest#"$folder/"} is damaged"
       # One that begins further back leads on from here, too, but says nothing about here.
-      [ -z "$digest" ] || [ "$from" -lt "$state" ] || [ "$before" = "$digest" ] || die "${manifest#"$folder/"} does not begin at the state of position $from: the chain is broken"
-      [ "$(member "$manifest" page_size)" = "$page_size" ] || die "${manifest#"$folder/"} has pages of another size"
-      follows "$manifest" "$kind" "$from"
-      gap=$(member "$manifest" gap_from)
-      [ -z "$gap" ] || warn "what was committed from $gap to $(member "$manifest" observed) is in one piece: there are no states between positions $from and $to"
+      [ -z "$digest" ] || [ "$from" -lt "$state" ] || [ "$m_digest_before" = "$digest" ] || die "${manifest#"$folder/"} does not begin at the state of position $from: the chain is broken"
+      [ "$m_page_size" = "$page_size" ] || die "${manifest#"$folder/"} has pages of another size"
+      follows
+      [ -z "$m_gap_from" ] || warn "what was committed from $m_gap_from to $m_observed is in one piece: there are no states between positions $from and $to"
     fi
-    [ -z "$key" ] || fetch "$manifest" object "$into"
-    pages=$(member "$manifest" pages) sent=$(member "$manifest" sent_pages) digest=$after observed=$(member "$manifest" observed)
+    [ -z "$key" ] || fetch "$key" "$o_codec" "$o_encrypted" "$into" "$o_stored" "$o_plain"
+    pages=$m_pages sent=$m_sent_pages digest=$m_digest_after observed=$m_observed
     if [ "$reached" != "$to" ]; then
       # The line of the index tells where in the log its transaction ends.
-      fetch "$manifest" index "$work/index"
+      fetch "$i_key" "$i_codec" "$i_encrypted" "$work/index" "$i_stored" "$i_plain"
       grep "^{\"position\":$reached," "$work/index" >"$work/line" || die "there is no position $reached in $key"
-      pages=$(in_line pages <"$work/line") sent=$(in_line frames <"$work/line") digest=$(in_line digest <"$work/line") observed=$(in_line observed <"$work/line") length=$(in_line plain_bytes <"$work/line")
+      pages=$(sed -n "$(in_line pages '')" "$work/line") sent=$(sed -n "$(in_line frames '')" "$work/line") length=$(sed -n "$(in_line plain_bytes '')" "$work/line")
+      digest=$(sed -n "$(in_line digest '')" "$work/line") observed=$(sed -n "$(in_line observed '')" "$work/line")
       [ "$length" -eq $((32 + sent * (24 + page_size))) ] && [ "$length" -le "$(wc -c <"$into")" ] || die "the index of $key is damaged"
       dd if=/dev/null of="$into" bs=1 seek="$length" 2>"$work/said" || { cat "$work/said" >&2; die "the end of $key cannot be cut off"; }
     fi

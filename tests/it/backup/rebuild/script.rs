@@ -1,14 +1,16 @@
 //! The script: under two shells, on the ways that its user may take, and with what stands in its way.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
 use atlas_sidecar::backup::{Kind, Manifest, layout};
+use flate2::read::MultiGzDecoder;
 
-use super::LIFE;
 use super::made::tailed::tailed;
 use super::made::{Destination, Form, destination, feed, images};
+use super::{LIFE, rebuild, unpacked};
 use crate::support::run;
 
 /// A shell, and where it finds programs.
@@ -211,7 +213,7 @@ fn it_says_how_it_is_used() {
     assert!(said.contains("use the restore.sh that lies in it"), "{said}");
 }
 
-/// Seven live segments of two seconds' worth of everything, with folds and without; see [`tailed`].
+/// A life that was followed; see [`tailed`].
 fn with_a_tail(folder: &Path, form: Form) -> Destination {
     let mut made = Destination::new(folder.join("backups"));
     made.form = form;
@@ -448,4 +450,27 @@ fn members_of_notes_and_folds_that_do_not_fit_are_refused() {
         std::fs::write(file, whole).unwrap();
     }
     restore(&DASH, &made, &target, &["11"]).unwrap();
+}
+
+/// The same destinations by our own way: segment by segment, and folds from where they begin.
+#[test]
+fn our_way_gives_what_the_script_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = with_a_tail(folder.path(), Form::default());
+    let ours = folder.path().join("ours.db");
+    for to in 0..made.marks.len() {
+        rebuild(unpacked(&made, to), &ours).unwrap();
+        assert!(std::fs::read(&ours).unwrap() == made.marks[to].image, "{to}");
+        std::fs::remove_file(&ours).unwrap();
+    }
+    for kind in [Kind::Fine, Kind::Merged] {
+        let fold = made.fold(kind, 0, 6, None);
+        let mut plain = Vec::new();
+        let file = std::fs::File::open(made.folder.join(&fold.object.as_ref().unwrap().key)).unwrap();
+        MultiGzDecoder::new(file).read_to_end(&mut plain).unwrap();
+        let full = &made.marks[0];
+        rebuild([(&full.manifest, full.plain.clone()), (&fold, plain)], &ours).unwrap();
+        assert!(std::fs::read(&ours).unwrap() == made.marks[6].image, "{kind}");
+        std::fs::remove_file(&ours).unwrap();
+    }
 }

@@ -244,7 +244,7 @@ impl Destination {
     }
 }
 
-/// Ten positions: a full, live segments, a full beside one of them, an increment over a gap, live segments again.
+/// Eleven positions: a full, live segments, a full beside one of them, an increment over a gap, live segments again.
 ///
 /// ```text
 /// 1   2  3  4  5  6  7   8    9  10  11
