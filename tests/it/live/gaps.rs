@@ -110,7 +110,7 @@ fn a_full_spool_lets_the_database_go() {
 #[test]
 fn a_full_disk_lets_the_database_go() {
     let mut scene = Scene::prepared(Store::s3(), FAST, 4096, 0);
-    match Small::mounted(&scene.folder().join("data/state"), "3m") {
+    match Small::mounted(&scene.folder().join("data/state"), "24m") {
         Some(small) => scene.mounted = Some(Box::new(small)),
         None => scene.config = scene.config.replace(FAST, &format!("{FAST}spool_max = \"16MiB\"\n")),
     }

@@ -338,26 +338,34 @@ fn page_size(image: &[u8]) -> usize {
     }
 }
 
-/// A machine that has the credentials, a copy of the destination, and nothing else.
-pub struct Fresh {
+/// A machine that has the credentials, a copy of the destination where it is needed, and nothing else.
+pub struct Fresh<'a> {
     folder: TempDir,
-    url: String,
+    store: &'a Store,
 }
 
-impl Fresh {
-    pub fn new(store: &Store) -> Self {
+impl<'a> Fresh<'a> {
+    pub fn new(store: &'a Store) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("sidecar.toml"), store.section(folder.path())).unwrap();
-        store.downloaded(&folder.path().join("copy"));
-        Self { folder, url: store.url() }
+        Self { folder, store }
     }
 
     /// What `restore --at` ends with, and the file that it was to make.
     pub fn restore(&self, at: &str) -> (std::process::Output, PathBuf) {
         let to = self.folder.path().join("restored.db");
         let _ = std::fs::remove_file(&to);
-        let args =
-            ["restore", "--config", "sidecar.toml", "--destination", &self.url, "--at", at, "--to", "restored.db"];
+        let args = [
+            "restore",
+            "--config",
+            "sidecar.toml",
+            "--destination",
+            &self.store.url(),
+            "--at",
+            at,
+            "--to",
+            "restored.db",
+        ];
         (sidecar(self.folder.path(), &args), to)
     }
 
@@ -377,7 +385,10 @@ impl Fresh {
     pub fn comes_back_by_hand(&self, mark: &Mark) {
         let by_hand = self.folder.path().join("by-hand.db");
         let _ = std::fs::remove_file(&by_hand);
-        let position = mark.position.to_string();
+        let (position, copy) = (mark.position.to_string(), self.folder.path().join("copy"));
+        if !copy.exists() {
+            self.store.downloaded(&copy);
+        }
         let out = Command::new("sh")
             .arg("copy/restore.sh")
             .args(["copy", "by-hand.db", &position])
