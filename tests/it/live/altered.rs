@@ -39,7 +39,7 @@ fn what_is_altered_is_refused(store: Store) {
     // Nobody puts it right again.
     assert_eq!(scene.running.take().unwrap().stop(), 0);
     let live = live(&scene);
-    Fresh::new(&scene.store).equals("latest", &scene.marks.last().unwrap().image);
+    Fresh::new(&scene.store).comes_back(scene.marks.last().unwrap());
 
     scene.store.alter(&live[a].0, live[b].1.clone());
     scene.store.alter(&live[b].0, live[a].1.clone());
@@ -48,7 +48,7 @@ fn what_is_altered_is_refused(store: Store) {
 
     scene.store.alter(&live[a].0, live[a].1.clone());
     scene.store.alter(&live[b].0, live[b].1.clone());
-    Fresh::new(&scene.store).equals("latest", &scene.marks.last().unwrap().image);
+    Fresh::new(&scene.store).comes_back(scene.marks.last().unwrap());
 
     let last = live.last().unwrap();
     let (mut cut, mut flipped) = (last.1.clone(), last.1.clone());

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use atlas_sidecar::backup::Digest;
@@ -302,11 +302,15 @@ impl Scene {
 
     /// The newest state is what the database is, and nobody has found it broken.
     pub fn the_tip_is_the_database(&mut self) {
-        self.mark();
-        let image = self.marks.last().unwrap().image.clone();
-        assert_eq!(sql(&image, "PRAGMA integrity_check"), "ok", "what the applications made");
-        let fresh = Fresh::new(&self.store);
-        fresh.equals("latest", &image);
+        wait_for("the newest state to stay the newest", SOON, || {
+            let mark = self.mark();
+            let (position, image) = (mark.position, mark.image.clone());
+            assert_eq!(sql(&image, "PRAGMA integrity_check"), "ok", "what the applications made");
+            let (out, restored) = Fresh::new(&self.store).restore("latest");
+            // The sidecar's own rows may have come in between.
+            let newest = self.store.tip().unwrap().position == position;
+            newest.then(|| restored_is(&out, &restored, "latest", &image))
+        });
     }
 
     /// The states of the store by time, which never goes back.
@@ -352,7 +356,7 @@ impl<'a> Fresh<'a> {
     }
 
     /// What `restore --at` ends with, and the file that it was to make.
-    pub fn restore(&self, at: &str) -> (std::process::Output, PathBuf) {
+    pub fn restore(&self, at: &str) -> (Output, PathBuf) {
         let to = self.folder.path().join("restored.db");
         let _ = std::fs::remove_file(&to);
         let args = [
@@ -376,9 +380,7 @@ impl<'a> Fresh<'a> {
     /// What is restored at `at` is `image`, byte for byte.
     pub fn equals(&self, at: &str, image: &Path) {
         let (out, to) = self.restore(at);
-        let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-        assert!(out.status.success(), "restore --at {at}: {said}");
-        same(&to, image, &format!("restore --at {at}: {said}"));
+        restored_is(&out, &to, at, image);
     }
 
     /// The same by the script that lies in the destination.
@@ -399,6 +401,12 @@ impl<'a> Fresh<'a> {
         assert!(out.status.success(), "restore.sh {position}: {said}");
         same(&by_hand, &mark.image, &format!("restore.sh {position}"));
     }
+}
+
+fn restored_is(out: &Output, restored: &Path, at: &str, image: &Path) {
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "restore --at {at}: {said}");
+    same(restored, image, &format!("restore --at {at}: {said}"));
 }
 
 /// Compares two databases and tells which pages differ.
