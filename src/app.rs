@@ -364,7 +364,8 @@ impl App {
             let begun = async {
                 for failures in 1.. {
                     match backups.has_none(DESTINATION_LIMIT).await {
-                        Ok(true) if wanted => {
+                        // What follows commits asks for it by itself.
+                        Ok(true) if wanted && backups.follower().is_none() => {
                             info!("there is no backup yet, the first one is made");
                             if let Err(e) = jobs.run_now(FULL, false).await {
                                 warn!(error = %e, "the first backup was not begun, its schedule will");
@@ -393,15 +394,13 @@ impl App {
         trigger.spawn("full for the live tail", async move {
             let asked = async {
                 while wanted.changed().await.is_ok() {
-                    if wanted.borrow_and_update().is_none() {
-                        continue;
-                    }
+                    let Some(why) = wanted.borrow_and_update().clone() else { continue };
                     if !enabled {
                         warn!("commits cannot be followed before there is a full, and `backup-full` is not enabled: `atlas-sidecar backup full` makes one");
                         continue;
                     }
                     match jobs.run_now(FULL, false).await {
-                        Ok(_) => info!("a full is made, so that commits can be followed"),
+                        Ok(_) => info!(why, "a full is made, so that commits can be followed"),
                         // One that was asked for at the same time, the first of all, will do.
                         Err(e) => info!(error = %e, "the full that commits can be followed from was not begun"),
                     }

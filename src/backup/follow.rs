@@ -255,6 +255,10 @@ impl Follower {
                 Ok(end) => end,
                 Err(panic) => End::Lost(format!("panicked: {panic}")),
             };
+            // Commits were followed meanwhile: what is said next is news.
+            if self.known().going {
+                (told.words, told.asked) = (None, None);
+            }
             self.let_go().await;
             // What went well for so long has nothing to do with how it ended.
             if began.elapsed() > self.parts.pace.again.most {
@@ -282,7 +286,10 @@ impl Follower {
                 return None;
             }
             End::NeedsFull(why) => {
-                self.wants_full.send_replace(Some(why.clone()));
+                if told.asked.as_ref().is_none_or(|(then, at)| *then != why || at.elapsed() > ASK_AGAIN) {
+                    told.asked = Some((why.clone(), Instant::now()));
+                    self.wants_full.send_replace(Some(why.clone()));
+                }
                 (format!("a full is needed first: {why}"), pace.rest)
             }
             End::Unsupported(why) => {
@@ -387,10 +394,14 @@ impl Follower {
 /// How long beginning may take: a whole database is read for a gap.
 const BEGIN_LIMIT: Duration = Duration::from_secs(6 * 3600);
 
+/// When a full that did not come is asked for again: it may have read a whole database in vain.
+const ASK_AGAIN: Duration = Duration::from_secs(3600);
+
 /// What was said already.
 #[derive(Default)]
 struct Told {
     words: Option<String>,
+    asked: Option<(String, Instant)>,
     failures: u32,
 }
 

@@ -49,7 +49,7 @@ use super::codec::{CodecError, Form};
 use super::follow::spool::{Spool, Spooled, on_disk_of};
 use super::{Adopted, Look, Manifest, Place, Source, SourceError, Want};
 use crate::clock::Clock;
-use crate::object::probe::honours_create;
+use crate::object::probe::{honours_create, keeps_notes};
 use crate::object::{ObjectError, ObjectStore};
 use crate::schedule::{JobContext, JobError};
 
@@ -177,6 +177,7 @@ impl From<JobError> for ShipError {
 #[derive(Default)]
 pub(in crate::backup) struct Memory {
     conditional: Option<bool>,
+    notes: Option<bool>,
     guided: bool,
 }
 
@@ -344,6 +345,16 @@ impl Shipper {
         }
         memory.conditional = Some(conditional);
         Ok(conditional)
+    }
+
+    /// Whether live segments can be kept there: some servers drop what is noted about an object.
+    pub(in crate::backup) async fn keeps_notes(&self, memory: &mut Memory) -> Result<bool, ShipError> {
+        let kept = match memory.notes {
+            Some(kept) => kept,
+            None => keeps_notes(self.parts.store.as_ref()).await?,
+        };
+        memory.notes = Some(kept);
+        Ok(kept)
     }
 
     pub(in crate::backup) fn fenced(&self, who: &str) -> ShipError {

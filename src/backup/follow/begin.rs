@@ -29,6 +29,10 @@ impl Follower {
         let shipper = &self.parts.shipper;
         let mut memory = shipper.alone(cx).await?;
         let (mut ground, look) = shipper.ground(cx, &mut memory, false).await?;
+        if !shipper.keeps_notes(&mut memory).await? {
+            let place = shipper.parts.store.place();
+            return Err(End::Unsupported(format!("{place} drops what is noted about an object (`x-amz-meta-…`)")));
+        }
         let held = self.hold(cx, &mut ground, &look).await;
         shipper.tell_spool().await;
         if held.is_err()

@@ -27,6 +27,7 @@ const LOOK: Duration = Duration::from_secs(1);
 impl Follower {
     /// Ships the whole database.
     pub async fn full(&self, cx: &JobContext) -> Result<Report, ShipError> {
+        self.unfenced()?;
         let fixed = {
             let mut line = self.line.lock().await;
             match line.as_mut() {
@@ -56,6 +57,7 @@ impl Follower {
 
     /// Ships what changed: what was folded is merged while commits are followed, and otherwise the difference.
     pub async fn incremental(&self, cx: &JobContext) -> Result<Report, ShipError> {
+        self.unfenced()?;
         let mut line = self.line.lock().await;
         if line.is_some() {
             drop(line);
@@ -76,8 +78,15 @@ impl Follower {
             Err(End::Lost(why)) => Err(ShipError::Failed(why)),
             Err(End::Failed(e)) => Err(e),
         };
-        self.again.notify_one();
+        if caught_up.is_ok() {
+            self.again.notify_one();
+        }
         caught_up
+    }
+
+    /// Whoever saw another writer while it followed commits does not write beside him until somebody has looked and started it anew.
+    fn unfenced(&self) -> Result<(), ShipError> {
+        self.known().fenced.clone().map_or(Ok(()), |who| Err(ShipError::Fenced(who)))
     }
 
     /// Without the tail; afterwards there is something that it can begin at.
@@ -88,7 +97,10 @@ impl Follower {
         if want == Want::Full && shipped.is_ok() {
             self.known().doubt = None;
         }
-        self.again.notify_one();
+        // Only then is there something new to begin at: whoever asked for a full that fails must not ask again at once.
+        if shipped.is_ok() {
+            self.again.notify_one();
+        }
         shipped.map(|shipped| Report::of(&shipped))
     }
 
@@ -167,9 +179,7 @@ impl Follower {
             if durable.borrow().is_some_and(|durable| durable.timeline == place.timeline && durable >= place) {
                 return Ok(());
             }
-            if let Some(who) = self.known().fenced.clone() {
-                return Err(ShipError::Fenced(who));
-            }
+            self.unfenced()?;
             cx.check()?;
             let mut durable = durable.clone();
             tokio::select! {

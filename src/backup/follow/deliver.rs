@@ -58,7 +58,15 @@ impl Shipper {
         let key = ObjectKey::ours(&object.key);
         let bytes = {
             let spooled = spooled.clone();
-            self.on_spool(move |spool| spool.stored(&spooled)).await?
+            self.on_spool(move |spool| {
+                let stored = spool.stored(&spooled);
+                // What is not as it was written is of no use to anybody: without it, the next beginning goes on from the one before.
+                if stored.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::InvalidData) {
+                    spool.remove(spooled.entry.manifest.place())?;
+                }
+                stored
+            })
+            .await?
         };
         if !conditional {
             match store.get(&key, Part { to: Some(1), ..Part::default() }).await {

@@ -214,8 +214,7 @@ impl Shipper {
         };
         let manifest = Manifest::from_bytes(note.as_bytes())
             .map_err(|why| ObjectError::Corrupt(format!("the note of `{}`: {why}", listed.key)))?;
-        let sha256 = Sum::of(note.as_bytes());
-        let entry = Entry { manifest, sha256, listed_bytes: Some(listed.bytes), listed_index_bytes: None };
+        let entry = Entry { listed_bytes: Some(listed.bytes), ..Entry::committed(manifest, Sum::of(note.as_bytes())) };
         catalog.notes.insert(place, entry);
         Ok(())
     }

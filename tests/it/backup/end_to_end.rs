@@ -2,6 +2,7 @@
 //! back by our command and by the script, from nothing but the destination; both ways give the same bytes, and what is in them is what the application had
 //! committed.
 
+mod followed;
 mod killed;
 
 use std::path::{Path, PathBuf};
@@ -196,12 +197,15 @@ fn rows(database: &Path, count: u64) -> String {
     sql(database, &format!("SELECT rowid, * FROM processing_queue WHERE rowid <= {count} ORDER BY rowid"))
 }
 
-/// Lives on one machine, and comes back on another. `more` is what stands in `[backup]`.
+/// Lives on one machine, and comes back on another, by backups that are asked for. `more` is what stands in `[backup]`.
 fn comes_back(store: &Store, more: &str, encryption: &str, identity: Option<&Path>) {
     let machine = tempfile::tempdir().unwrap();
     let folder = machine.path();
-    let config =
-        format!("{QUICK}[backup]\ndestination = \"{}\"\n{more}{}{encryption}", store.url(), store.section(folder));
+    let config = format!(
+        "{QUICK}[backup]\ndestination = \"{}\"\n{more}{}{encryption}[backup.sqlite]\ninterval = \"\"\n",
+        store.url(),
+        store.section(folder)
+    );
     let database = folder.join("data/atlas.db");
     let running = Sidecar::start(folder, &config);
     wait_for("the first full, which nobody asked for", SOON, || {

@@ -4,7 +4,7 @@
 
 mod beside;
 pub(super) mod hostile;
-mod large;
+pub(super) mod large;
 pub(super) mod random;
 mod resumed;
 

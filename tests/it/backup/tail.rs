@@ -3,6 +3,7 @@
 mod begun;
 mod beside;
 mod guarded;
+mod large;
 mod random;
 mod tended;
 

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 
 use self::following::{Fixed, Following, Hold, Made, commit_of, map_error};
 use self::known::Known;
@@ -375,10 +375,14 @@ impl Tail for Pages {
                 (tailing, kept)
             })
             .await?;
-            match kept {
-                Ok(()) => Ok(()),
-                Err(e) => Err(lose(&mut tailing, e).await),
+            if let Err(e) = kept {
+                return Err(lose(&mut tailing, e).await);
             }
+            // The segment is kept, whatever becomes of this.
+            if let Err(e) = tailing.going()?.tend_behind_cut(&self.database).await {
+                debug!(error = %e, "no checkpoint behind a cut");
+            }
+            Ok(())
         })
     }
 
@@ -530,3 +534,6 @@ fn cut_of(made: Made, state: &State, observed: Timestamp, read: Duration) -> Cut
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

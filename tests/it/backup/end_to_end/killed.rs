@@ -19,7 +19,8 @@ impl Scene {
         let proxy = Proxy::start(&server.endpoint);
         let section = s3_section(&server, &proxy.endpoint, machine.path());
         let store = Store::S3(server);
-        let config = format!("[backup]\ndestination = \"{}\"\n{section}", store.url());
+        let config =
+            format!("[backup]\ndestination = \"{}\"\n{section}[backup.sqlite]\ninterval = \"\"\n", store.url());
         std::fs::write(machine.path().join("sidecar.toml"), config).unwrap();
         let scene = Self { machine, store, proxy };
         must(scene.folder(), &["migrate"]);

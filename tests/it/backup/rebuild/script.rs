@@ -1,16 +1,16 @@
 //! The script: under two shells, on the ways that its user may take, and with what stands in its way.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use atlas_sidecar::backup::plan::Moment;
 use atlas_sidecar::backup::{Kind, Manifest, layout};
-use flate2::read::MultiGzDecoder;
 
+use super::LIFE;
 use super::made::tailed::tailed;
 use super::made::{Destination, Form, destination, feed, images};
-use super::{LIFE, rebuild, unpacked};
+use crate::backup::restore as by_program;
 use crate::support::run;
 
 /// A shell, and where it finds programs.
@@ -218,10 +218,27 @@ fn with_a_tail(folder: &Path, form: Form) -> Destination {
     let mut made = Destination::new(folder.join("backups"));
     made.form = form;
     tailed(&mut made, images(folder, 1024, 1, LIFE));
+    by_program::claim(&made, 1, None);
     made
 }
 
-/// Restores every mark by the script, and compares it with the database there.
+/// Restores every mark by the script and by the program, and compares it with the database there.
+fn both_ways_to_every_mark(shell: &Shell, made: &Destination) {
+    every_mark(shell, made, &[]);
+    let target = made.folder.parent().unwrap().join("ours.db");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for mark in &made.marks {
+        let (store, at) = (by_program::store(made), Moment::At(mark.manifest.observed));
+        let place = mark.manifest.place();
+        runtime
+            .block_on(by_program::restore(&store, at, &target, None))
+            .unwrap_or_else(|e| panic!("our way to {place}: {e}"));
+        assert!(std::fs::read(&target).unwrap() == mark.image, "our way to {place}");
+        std::fs::remove_file(&target).unwrap();
+    }
+}
+
+/// Restores every mark by the script.
 fn every_mark(shell: &Shell, made: &Destination, environment: &[(&str, &str)]) {
     let target = made.folder.parent().unwrap().join("restored.db");
     for mark in &made.marks {
@@ -245,24 +262,24 @@ fn every_mark(shell: &Shell, made: &Destination, environment: &[(&str, &str)]) {
 fn a_live_tail_is_restored_at_every_mark_however_it_was_folded() {
     let folder = tempfile::tempdir().unwrap();
     let made = with_a_tail(folder.path(), Form::default());
-    every_mark(&BUSYBOX, &made, &[]);
+    both_ways_to_every_mark(&BUSYBOX, &made);
     // Over the full at position 5.
     let first = made.fold(Kind::Fine, 0, 2, None);
     made.fold(Kind::Fine, 2, 6, Some(&first));
-    every_mark(&DASH, &made, &[]);
+    both_ways_to_every_mark(&DASH, &made);
     made.sweep(1..=3);
-    every_mark(&DASH, &made, &[]);
+    both_ways_to_every_mark(&DASH, &made);
     made.sweep(4..=6);
     made.write_all_sums();
-    every_mark(&BUSYBOX, &made, &[]);
+    both_ways_to_every_mark(&BUSYBOX, &made);
     made.fold(Kind::Merged, 0, 5, None);
     made.fold(Kind::Fine, 7, 10, None);
     made.fold(Kind::Merged, 7, 9, None);
     made.sweep(8..=9);
-    every_mark(&DASH, &made, &[]);
+    both_ways_to_every_mark(&DASH, &made);
     // Without the full in the middle, folds lead over it.
     std::fs::remove_file(made.folder.join("t000001/0000000005.json")).unwrap();
-    every_mark(&DASH, &made, &[]);
+    both_ways_to_every_mark(&DASH, &made);
 }
 
 #[test]
@@ -450,27 +467,4 @@ fn members_of_notes_and_folds_that_do_not_fit_are_refused() {
         std::fs::write(file, whole).unwrap();
     }
     restore(&DASH, &made, &target, &["11"]).unwrap();
-}
-
-/// The same destinations by our own way: segment by segment, and folds from where they begin.
-#[test]
-fn our_way_gives_what_the_script_gives() {
-    let folder = tempfile::tempdir().unwrap();
-    let made = with_a_tail(folder.path(), Form::default());
-    let ours = folder.path().join("ours.db");
-    for to in 0..made.marks.len() {
-        rebuild(unpacked(&made, to), &ours).unwrap();
-        assert!(std::fs::read(&ours).unwrap() == made.marks[to].image, "{to}");
-        std::fs::remove_file(&ours).unwrap();
-    }
-    for kind in [Kind::Fine, Kind::Merged] {
-        let fold = made.fold(kind, 0, 6, None);
-        let mut plain = Vec::new();
-        let file = std::fs::File::open(made.folder.join(&fold.object.as_ref().unwrap().key)).unwrap();
-        MultiGzDecoder::new(file).read_to_end(&mut plain).unwrap();
-        let full = &made.marks[0];
-        rebuild([(&full.manifest, full.plain.clone()), (&fold, plain)], &ours).unwrap();
-        assert!(std::fs::read(&ours).unwrap() == made.marks[6].image, "{kind}");
-        std::fs::remove_file(&ours).unwrap();
-    }
 }

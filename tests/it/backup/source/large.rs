@@ -5,7 +5,7 @@ use std::io::Read;
 use super::*;
 
 /// A database of 1 GiB that is a hole for the most part: its pages are zeros that nothing uses, which is no matter to reading them.
-fn just_below_the_lock_page(path: &Path) {
+pub(in crate::backup) fn just_below_the_lock_page(path: &Path) {
     shell(
         path,
         "PRAGMA page_size = 65536; PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB); PRAGMA wal_checkpoint(TRUNCATE)",
@@ -18,7 +18,7 @@ fn just_below_the_lock_page(path: &Path) {
 }
 
 /// The digest of a file and of all its bytes, without holding it: it has a GiB.
-fn digest(path: &Path) -> (Digest, blake3::Hash) {
+pub(in crate::backup) fn digest(path: &Path) -> (Digest, blake3::Hash) {
     let (mut file, mut page) = (std::fs::File::open(path).unwrap(), vec![0; 65_536]);
     let (mut digest, mut all) = (Digest::default(), blake3::Hasher::new());
     for number in 1.. {

@@ -137,3 +137,34 @@ async fn h6_logs_that_begin_anew_under_us_are_followed() {
     }
     application.kill();
 }
+
+/// H4, H6: a lock that something of this process has dropped is noticed before the log that began anew is believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn h4_a_lock_that_was_dropped_is_noticed() {
+    for on_slot_0 in [true, false] {
+        let mut scene = Scene::new(&rows(50)).await;
+        scene.sql("UPDATE t SET body = 'one' WHERE id = 3");
+        scene.cut().await.unwrap();
+        if on_slot_0 {
+            assert_eq!(scene.sql_tended("PRAGMA wal_checkpoint(TRUNCATE)").await, "0|0|0");
+        }
+        assert_eq!(scene.try_cut().await, Ok(None));
+        // What must never be done.
+        drop(std::fs::read(beside(&scene.path(), "-shm")).unwrap());
+        let application =
+            Application::start(&scene.path(), "db = sqlite3.connect(path)\ndb.execute('SELECT * FROM t').fetchone()");
+        scene.sql("UPDATE t SET body = 'lost' WHERE id = 3");
+        assert_eq!(scene.sql("PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0", "nobody is in its way");
+        scene.sql("UPDATE t SET body = 'two' WHERE id = 4");
+        let answer = scene.try_cut().await;
+        assert!(
+            matches!(&answer, Err(SourceError::Broken(why)) if why.contains("lock") || why.contains("anew")),
+            "{answer:?}"
+        );
+        application.kill();
+        // And the difference has it.
+        assert!(matches!(scene.begin().await, Begun::Gap(_)));
+        scene.cross().await;
+        assert!(scene.image == scene.expected());
+    }
+}

@@ -13,7 +13,7 @@ async fn whole_life(page_size: u32, vacuum: u8, rounds: Vec<Vec<(Step, bool)>>) 
     ))
     .await;
     let (mut log, mut begun_anew) = (String::new(), 0);
-    for steps in rounds {
+    for (round, steps) in rounds.into_iter().enumerate() {
         for (seed, (step, tends)) in (1..).zip(&steps) {
             // An application's checkpoint is let through, or comes to nothing.
             match tends {
@@ -21,9 +21,13 @@ async fn whole_life(page_size: u32, vacuum: u8, rounds: Vec<Vec<(Step, bool)>>) 
                 false => scene.sql(&format!("PRAGMA busy_timeout = 0; {}", step.sql(seed))),
             };
         }
+        if round > 0 {
+            scene.sql_tended("PRAGMA wal_checkpoint(RESTART); UPDATE t SET tag = random() WHERE id = 1").await;
+        }
         if let Some(cut) = scene.cut().await {
             let now = cut.resume.split(" frame").next().unwrap().to_owned();
-            begun_anew += u32::from(now != std::mem::replace(&mut log, now.clone()));
+            begun_anew += u32::from(!log.is_empty() && now != log);
+            log = now;
         }
         assert!(scene.image == scene.expected(), "{}: the bytes are others after {steps:?}", scene.tip.place);
         assert_eq!(scene.cut().await, None);
@@ -42,5 +46,5 @@ fn every_cut_leads_to_what_sqlite_has() {
     proptest!(ProptestConfig::with_cases(16), |(size in 9..17u32, vacuum in 0..3u8, rounds in rounds)| {
         seen.set(seen.get() + runtime.block_on(whole_life(1 << size, vacuum, rounds)));
     });
-    assert!(seen.get() > 16, "{} logs in 16 lives: none began anew", seen.get());
+    assert!(seen.get() > 8, "logs began anew in {} rounds only", seen.get());
 }

@@ -141,3 +141,67 @@ async fn a_full_beside_the_tail_is_of_one_of_its_places() {
     assert!(bytes == image && full.digest_after != scene.tip.digest);
     assert!(scene.image == scene.expected());
 }
+
+/// What was cut is in the log until it is kept: nobody is let through before, and then he is.
+#[tokio::test(flavor = "multi_thread")]
+async fn h5_the_log_stays_until_a_cut_is_kept() {
+    let mut scene = Scene::new(&rows(50)).await;
+    scene.sql("UPDATE t SET body = randomblob(3900) WHERE id = 7");
+    let (cut, bytes) = scene.try_cut().await.unwrap().unwrap();
+    let path = scene.path();
+    let waiting = tokio::task::spawn_blocking(move || {
+        shell(&path, "PRAGMA wal_checkpoint(TRUNCATE); UPDATE t SET body = randomblob(3900) WHERE id = 8")
+    });
+    for _ in 0..20 {
+        scene.tend().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!waiting.is_finished());
+    scene.keep(&cut, bytes).await;
+    until("it is let through", async || {
+        scene.tend().await;
+        waiting.is_finished()
+    })
+    .await;
+    assert!(waiting.await.unwrap().starts_with("0|0|0"));
+    assert_eq!(scene.cut().await.unwrap().segment.sent_pages, 1);
+    assert!(scene.image == scene.expected());
+}
+
+/// H8: beside a writer who hardly pauses the log begins anew all the same, and how long he waited is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn h8_a_long_log_begins_anew_beside_a_writer_who_hardly_pauses() {
+    let mut scene = Scene::new(&rows(1500)).await;
+    let writes = "
+import threading
+def forever():
+    db = sqlite3.connect(path, isolation_level=None, timeout=60)
+    db.execute('PRAGMA synchronous = OFF')
+    db.execute('PRAGMA wal_autocheckpoint = 0')
+    n = 0
+    while True:
+        n += 1
+        db.execute('UPDATE t SET body = randomblob(9) WHERE id = ?', (n % 1500,))
+        # A commit in less than a millisecond; a debug build on a slow machine is to keep up with that.
+        time.sleep(0.0005)
+threading.Thread(target=forever, daemon=True).start()
+";
+    // So that it is long already.
+    for _ in 0..4 {
+        scene.sql("PRAGMA wal_autocheckpoint = 0; UPDATE t SET body = randomblob(3900)");
+        scene.cut().await.unwrap();
+    }
+    let application = Application::start(&scene.path(), writes);
+    let mut held = Duration::ZERO;
+    until("the log begins anew", async || {
+        scene.cut().await;
+        let tended = scene.tend().await;
+        held += tended.write_lock_held;
+        tended.log_bytes < 16 << 20
+    })
+    .await;
+    println!("writers waited {held:?}");
+    application.kill();
+    scene.cut().await;
+    assert!(scene.image == scene.expected());
+}

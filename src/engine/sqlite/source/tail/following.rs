@@ -310,7 +310,7 @@ impl Following {
     }
 
     /// The pages to send, each with the frame that has it, in order. Every page that the database has grown by must be among them, or whoever takes the segment gets zeros (H26).
-    fn wanted(&self, found: Frames, pages: u32) -> Result<Vec<(u32, u32)>, SourceError> {
+    pub(super) fn wanted(&self, found: Frames, pages: u32) -> Result<Vec<(u32, u32)>, SourceError> {
         let mut wanted = found.newest;
         let in_log = wanted.len();
         let older = self.memory.pages.keys();

@@ -58,6 +58,8 @@ const FIXED_FOR: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct Record {
     checkpointed: Option<Instant>,
+    /// For how long writers were kept waiting since the last look.
+    held: Duration,
     /// The log that is too long, and since when.
     long: Option<([u32; 2], Instant)>,
     /// Looks in a row that found no header.
@@ -84,14 +86,14 @@ impl Following {
             return Ok(Tended::default());
         };
         self.record.headless = 0;
-        let mut write_lock_held = Duration::ZERO;
+        let mut write_lock_held = std::mem::take(&mut self.record.held);
         // A cut is on its way to the disk: what it took must stay where it is until it is kept.
         if self.unkept.is_none() {
             self.follow_log(&header)?;
             if self.a_checkpoint_waits() {
                 self.let_through(database).await?;
             } else if self.is_due(&header) {
-                write_lock_held = self.checkpoint(database).await?;
+                write_lock_held += self.checkpoint(database).await?;
             }
         }
         self.look_for_others(database, &header);
@@ -130,6 +132,17 @@ impl Following {
         header.frames >= DUE_FRAMES
             && !is_free
             && self.record.checkpointed.is_none_or(|last| last.elapsed() >= CHECKPOINT_EVERY)
+    }
+
+    /// A cut was kept: where commits come faster than can be taken into memory between two looks, there is little behind it now or never.
+    pub async fn tend_behind_cut(&mut self, database: &Database) -> Result<(), SourceError> {
+        let Some(header) = self.hold.header()? else { return Ok(()) };
+        self.follow_log(&header)?;
+        if length(&header) > LONG && self.fits(&header) {
+            let held = self.checkpoint(database).await?;
+            self.record.held += held;
+        }
+        Ok(())
     }
 
     /// Makes a checkpoint, and says how long writers were kept waiting for it.
