@@ -32,11 +32,8 @@ pub struct Line {
 
 /// Reads the index of `fine` from its `text`; the error says what is wrong with it. It has a line for each position, in their order.
 pub fn parse(fine: &Manifest, text: &str) -> Result<Vec<Line>, String> {
-    let lines: Vec<Line> = text
-        .lines()
-        .map(|line| serde_json::from_str(line))
-        .collect::<Result<_, _>>()
-        .map_err(|e| format!("no index: {e}"))?;
+    let lines: Vec<Line> =
+        text.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(|e| format!("no index: {e}"))?;
     let first = fine.from.map_or(1, |from| from.0 + 1);
     if !lines.iter().map(|line| line.position.0).eq(first..=fine.to.0) {
         return Err(format!("an index that does not have a line for each position from {first} to {}", fine.to.0));

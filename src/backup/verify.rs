@@ -108,7 +108,7 @@ pub async fn verify(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Report, ObjectError> {
     let day = u64::try_from(now.millis().div_euclid(86_400_000)).unwrap_or(0);
-    let chosen = |place: Place| depth == Depth::Deep || (place.position.0 + day) % DAYS == 0;
+    let chosen = |place: Place| depth == Depth::Deep || (place.position.0 + day).is_multiple_of(DAYS);
     let mut catalog = catalog.clone();
     let vanished = read_notes(store.as_ref(), &mut catalog, chosen).await?;
     let mut report = structure::look(&catalog, now);

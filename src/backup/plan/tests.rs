@@ -2,10 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::super::catalog::Claim;
-use super::super::layout::{FORMAT, claim_key, manifest_key};
-use super::super::manifest::Sum;
+use super::super::catalog::{Claim, Entry, Need};
+use super::super::index;
+use super::super::layout::{FORMAT, claim_key, fold_key, live_key, manifest_key};
 use super::super::manifest::tests::manifest;
+use super::super::manifest::{Object, Sum};
 use super::super::{Base, Kind, Place, Position, Soundness};
 use super::error::Hole;
 use super::*;
@@ -376,4 +377,97 @@ fn a_line_knows_its_window() {
     assert_eq!((first.place, last.place), (place(1, 4), place(1, 5)));
     assert_eq!(line.marks().count(), 5);
     assert_eq!(Base { place: last.place, digest: last.digest }, history.manifests[4].base());
+}
+
+/// A full at position 1, `live` segments behind it a second apart, and fine ones of 100 each over the first of them, whose live segments are gone.
+fn followed(live: u64, fines: u64) -> Catalog {
+    let second = |position: u64| at(i64::try_from(position).unwrap() * 1_000);
+    let full = manifest(1, 1, Kind::Full, second(1));
+    let mut documents = vec![(manifest_key(full.place()), full.to_bytes().into())];
+    let listing = |key: &str, bytes| Listed { key: ObjectKey::ours(key), bytes, modified: at(0) };
+    let mut listed = vec![listing(&full.object.as_ref().unwrap().key, 100)];
+    for fine in 0..fines {
+        let mut made = manifest(1, 1 + (fine + 1) * 100, Kind::Fine, second(1 + (fine + 1) * 100));
+        made.from = Some(Position(1 + fine * 100));
+        made.digest_before = Some(format!("{:032x}", 1 + fine * 100).parse().unwrap());
+        made.first_observed = Some(second(2 + fine * 100));
+        let object = made.object.as_ref().unwrap();
+        let index = Object { key: format!("{}.index.gz", object.key), ..object.clone() };
+        listed.extend([listing(&object.key, 100), listing(&index.key, 100)]);
+        made.index = Some(index);
+        documents.push((fold_key(made.place(), Kind::Fine), made.to_bytes().into()));
+    }
+    let first = 2 + fines * 100;
+    listed.extend((first..first + live).map(|position| listing(live_key(place(1, position), "gz").as_str(), 100)));
+    Catalog::of(&listed, documents)
+}
+
+/// Plans, and reads what is asked for as a store has it; how much that was, and in how many turns.
+fn read_on(catalog: &mut Catalog, asked: Moment) -> (Result<u64, PlanError>, usize, usize) {
+    let (mut turns, mut read) = (0, 0);
+    loop {
+        let needs = match plan(catalog, None, asked) {
+            Err(PlanError::Unread(needs)) => needs,
+            other => return (other.map(|plan| plan.mark.place.position.0), turns, read),
+        };
+        (turns, read) = (turns + 1, read + needs.len());
+        for need in needs {
+            let second = |position: Position| at(i64::try_from(position.0).unwrap() * 1_000);
+            match need {
+                Need::Note(place) => {
+                    let sum = |position: u64| Sum::of(&position.to_be_bytes());
+                    let mut note = manifest(1, place.position.0, Kind::Live, second(place.position));
+                    note.previous = Some(sum(place.position.0 - 1));
+                    catalog.notes.insert(place, Entry::committed(note, sum(place.position.0)));
+                }
+                Need::Index(place) => {
+                    let fine = &catalog.folds[&(place, Kind::Fine)].manifest;
+                    let line = |position| index::Line {
+                        position: Position(position),
+                        observed: second(Position(position)),
+                        pages: 3,
+                        frames: 1,
+                        plain_bytes: 1,
+                        stored: fine.object.as_ref().unwrap().stored.clone(),
+                        digest: format!("{position:032x}").parse().unwrap(),
+                    };
+                    let lines = (fine.from.unwrap().0 + 1..=fine.to.0).map(line).collect();
+                    catalog.indexes.insert(place, lines);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn of_thousands_of_marks_few_are_read() {
+    for (asked, turns, read) in [
+        (Moment::Latest, 1, 1),
+        (Moment::At(at(99_000_000_000)), 1, 16),
+        (Moment::At(at(12_345_000)), 4, 64),
+        (Moment::At(at(450_500)), 1, 1),
+        (Moment::At(at(501_500)), 1, 1),
+        (Moment::At(at(501_000)), 0, 0),
+    ] {
+        let mut catalog = followed(12_000, 10);
+        let (reached, took, looked) = read_on(&mut catalog, asked);
+        let wanted = match asked {
+            Moment::At(at) => (at.millis() / 1_000).unsigned_abs().min(13_001),
+            Moment::Latest => 13_001,
+        };
+        assert_eq!(reached, Ok(wanted));
+        assert!(took <= turns && looked <= read, "{asked:?}: {took} turns, {looked} objects");
+    }
+}
+
+/// A catalog of years: what is asked of all its marks costs no more than a look at each.
+#[test]
+fn ten_thousand_live_segments_and_a_thousand_fine_ones_are_no_burden() {
+    let catalog = followed(10_000, 1_000);
+    let ways = catalog.ways(Timeline(1));
+    for entry in catalog.folds.values() {
+        assert_eq!(state(&ways, entry), State::Restorable);
+    }
+    assert_eq!(ways.to(Position(110_001)).unwrap().len(), 1 + 1_000 + 10_000);
+    assert_eq!(ways.to(Position(110_002)).unwrap_err(), "there is no segment to t000001/0000110002");
 }

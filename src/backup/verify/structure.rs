@@ -78,7 +78,15 @@ fn look_along(catalog: &Catalog, timeline: Timeline, report: &mut Report) {
 fn look_at_live(catalog: &Catalog, ways: &Ways<'_>, timeline: Timeline, report: &mut Report) {
     let (first, last) = along(timeline);
     let mut told: Option<Position> = None;
-    for (place, listed) in catalog.live.range(first..=last) {
+    // What was folded needs its live segments no more: they go, the oldest first.
+    let folded = |place: Place| {
+        let fines = catalog.folds.range((place, Kind::Full)..=(last, Kind::Merged));
+        fines.filter(|((_, kind), _)| *kind == Kind::Fine).take(1).any(|((end, _), fine)| {
+            fine.manifest.from.is_some_and(|from| from < place.position)
+                && ways.usable(Kind::Fine, end.position) == Usable::Yes
+        })
+    };
+    for (place, listed) in catalog.live.range(first..=last).filter(|(place, _)| !folded(**place)) {
         let why = match ways.usable(Kind::Live, place.position) {
             Usable::No(why) => format!("cannot be used: {why}"),
             Usable::Below(why) => format!("what it rests on cannot be used: {why}"),

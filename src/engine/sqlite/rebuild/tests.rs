@@ -104,6 +104,79 @@ fn pages_come_in_any_order_and_several_times() {
     assert!(ours == after);
 }
 
+/// What was cut off stays away, also where the same log makes the database larger again: as if its transactions had come one by one.
+#[test]
+fn what_a_transaction_cut_off_is_gone_for_the_next_one() {
+    let before = image(4);
+    let frames = [(4, 9, Some(4)), (2, 6, Some(2)), (5, 7, Some(5))];
+    let mut after = before[..1024].to_vec();
+    after[512..].fill(6);
+    after.resize(4 * 512, 0);
+    after.extend([7; 512]);
+    let ours = laid_over(&before, &log(512, &frames), 3, &after, 512).unwrap();
+    assert!(ours == after);
+}
+
+/// A page that a segment lacks did not change in it, so it may be laid over any state that it goes over.
+#[test]
+fn a_segment_is_laid_over_any_state_that_it_goes_over() {
+    let states: Vec<Vec<u8>> = (0..4_u8)
+        .map(|n| {
+            let mut state = image(4);
+            state[512..1024].fill(n);
+            state[512 * usize::from(n).min(3)..][..512].fill(100 + n);
+            if n == 0 { image(4) } else { state }
+        })
+        .collect();
+    let digests: Vec<Digest> = states.iter().map(|state| digest(state, 512)).collect();
+    let all: Vec<(u32, u8, Option<u32>)> = (2..=4_u32)
+        .map(|number| (number, states[3][(number as usize - 1) * 512], (number == 4).then_some(4)))
+        .collect();
+    let laid = |at: usize, kind: Kind, change: fn(&mut Manifest)| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let mut building = Sqlite.begin(&path).unwrap();
+        building.full(&manifest(at as u64 + 1, 512, 4, 4, (None, digests[at])), &mut &*states[at]).unwrap();
+        let mut segment = manifest(4, 512, 4, 3, (Some(digests[0]), digests[3]));
+        (segment.from, segment.kind) = (Some(Position(1)), kind);
+        change(&mut segment);
+        building.changes(&segment, &mut &*log(512, &all))?;
+        building.finish()?;
+        Ok::<_, RebuildError>(std::fs::read(path).unwrap())
+    };
+    for kind in [Kind::Incremental, Kind::Live, Kind::Fine, Kind::Merged] {
+        for at in 0..3 {
+            assert!(laid(at, kind, |_| ()).unwrap() == states[3], "{kind} over {at}");
+        }
+    }
+    laid(3, Kind::Fine, |_| ()).unwrap_err();
+    laid(0, Kind::Fine, |segment| segment.from = Some(Position(2))).unwrap_err();
+    laid(0, Kind::Fine, |segment| segment.digest_before = Some(segment.digest_after)).unwrap_err();
+    laid(1, Kind::Fine, |segment| segment.digest_after = Digest::default()).unwrap_err();
+    laid(1, Kind::Fine, |segment| segment.timeline = Timeline(2)).unwrap_err();
+}
+
+/// More pages than are held back, each of them many times.
+#[test]
+fn a_log_that_is_larger_than_what_is_held_back() {
+    let pages = (HELD_BYTES / 512 + 3_000) as u32;
+    let mut before = image(1);
+    before.resize(pages as usize * 512, 0);
+    let mut writing = WalWriter::new(Vec::new(), 512, 0, [1, 2]).unwrap();
+    let mut after = before.clone();
+    let mut sent = 0;
+    for round in 1..=2_u8 {
+        // Backwards, so that nothing is written as it comes.
+        for number in (2..=pages).rev() {
+            writing.frame(number, &[round; 512], (number == 2).then_some(pages)).unwrap();
+            sent += 1;
+        }
+    }
+    after[512..].fill(2);
+    let ours = laid_over(&before, &writing.finish().unwrap(), sent, &after, 512).unwrap();
+    assert!(ours == after);
+}
+
 #[test]
 fn shrinking_takes_pages_out_of_the_digest() {
     // More than is read at a time.

@@ -18,6 +18,9 @@ use crate::support::memory_store::MemoryStore;
 
 const PAGE: usize = 512;
 
+/// Numbers, and what stands in these pages.
+type Pages = Vec<(u32, Vec<u8>)>;
+
 /// A state that there was.
 #[derive(Clone)]
 pub struct Seen {
@@ -26,13 +29,15 @@ pub struct Seen {
     pub image: Vec<u8>,
     /// Commits before it could not be followed since then.
     pub gap_from: Option<Timestamp>,
+    /// Of the manifest or the note that tells of it.
+    sum: Option<Sum>,
 }
 
 /// A live segment, and the pages in it.
 #[derive(Clone)]
 struct Live {
     manifest: Manifest,
-    frames: Vec<(u32, Vec<u8>)>,
+    frames: Pages,
 }
 
 /// A bucket, and the database that is backed up there.
@@ -106,7 +111,7 @@ impl History {
         self.claim(Some(from));
         self.image = self.seen[from].image.clone();
         self.folds.clear();
-        self.previous = None;
+        self.previous = self.seen[from].sum.clone();
         self.full();
     }
 
@@ -121,7 +126,7 @@ impl History {
     }
 
     /// Changes some pages, and perhaps the size; which pages a log of it has.
-    fn change(&mut self) -> Vec<(u32, Vec<u8>)> {
+    fn change(&mut self) -> Pages {
         let before = self.image.clone();
         let pages = before.len() / PAGE;
         let wanted = match self.random(4) {
@@ -146,7 +151,7 @@ impl History {
     }
 
     fn see(&mut self, place: Place, observed: Timestamp, gap_from: Option<Timestamp>) {
-        self.seen.push(Seen { place, observed, image: self.image.clone(), gap_from });
+        self.seen.push(Seen { place, observed, image: self.image.clone(), gap_from, sum: self.previous.clone() });
     }
 
     fn manifest(
@@ -301,7 +306,7 @@ impl History {
         manifest.digest_before = first.digest_before;
         manifest.previous = self.folds.get(&kind).filter(|fold| fold.to == from).map(|fold| Sum::of(&fold.to_bytes()));
         let key = object_key(place, kind, Some(from), last.observed, 0, self.form());
-        let transactions: Vec<(Vec<(u32, Vec<u8>)>, u32)> = match kind {
+        let transactions: Vec<(Pages, u32)> = match kind {
             Kind::Fine => row.iter().map(|live| (live.frames.clone(), live.manifest.pages)).collect(),
             _ => vec![(newest(&row), last.pages)],
         };
@@ -417,7 +422,7 @@ fn image(pages: &[u8]) -> Vec<u8> {
 }
 
 /// Pages of `after` that are others in `before`, and the first one.
-fn changed(before: &[u8], after: &[u8]) -> Vec<(u32, Vec<u8>)> {
+fn changed(before: &[u8], after: &[u8]) -> Pages {
     (1..)
         .zip(after.chunks_exact(PAGE))
         .filter(|(number, page)| before.get((*number as usize - 1) * PAGE..*number as usize * PAGE) != Some(*page))
@@ -426,7 +431,7 @@ fn changed(before: &[u8], after: &[u8]) -> Vec<(u32, Vec<u8>)> {
 }
 
 /// The newest version of each page.
-fn newest(row: &[Live]) -> Vec<(u32, Vec<u8>)> {
+fn newest(row: &[Live]) -> Pages {
     let mut newest = BTreeMap::new();
     for live in row {
         newest.retain(|number, _| *number <= live.manifest.pages);
@@ -437,7 +442,7 @@ fn newest(row: &[Live]) -> Vec<(u32, Vec<u8>)> {
 }
 
 /// A log with a transaction for each of these, and where in it each ends.
-fn log(transactions: &[(Vec<(u32, Vec<u8>)>, u32)], to: Position, before: Digest) -> (Vec<u8>, Vec<usize>) {
+fn log(transactions: &[(Pages, u32)], to: Position, before: Digest) -> (Vec<u8>, Vec<usize>) {
     let salts = [(before.high() >> 32) as u32, before.high() as u32];
     let mut log = WalWriter::new(Vec::new(), PAGE as u32, to.0 as u32, salts).unwrap();
     let (mut ends, mut bytes) = (Vec::new(), 32);
