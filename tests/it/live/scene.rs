@@ -306,7 +306,8 @@ impl Scene {
             let mark = self.mark();
             let (position, image) = (mark.position, mark.image.clone());
             assert_eq!(sql(&image, "PRAGMA integrity_check"), "ok", "what the applications made");
-            let (out, restored) = Fresh::new(&self.store).restore("latest");
+            let fresh = Fresh::new(&self.store);
+            let (out, restored) = fresh.restore("latest");
             // The sidecar's own rows may have come in between.
             let newest = self.store.tip().unwrap().position == position;
             newest.then(|| restored_is(&out, &restored, "latest", &image))
