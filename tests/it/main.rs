@@ -14,6 +14,7 @@ mod expose;
 mod golden;
 mod host;
 mod ladder;
+mod live;
 mod object;
 mod pages;
 mod postgres;

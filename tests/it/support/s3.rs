@@ -156,6 +156,18 @@ impl S3Server {
         self.state().objects.insert(key.to_owned(), object);
     }
 
+    /// Puts other bytes in the place of those of `key`, whose metadata stay.
+    pub fn alter(&self, key: &str, bytes: impl Into<Bytes>) {
+        let mut state = self.state();
+        let object = state.objects.get_mut(key).expect("there is such an object");
+        *object = Kept { metadata: object.metadata.take(), ..Kept::new(bytes.into()) };
+    }
+
+    /// When `key` was stored.
+    pub fn stored_at(&self, key: &str) -> Option<std::time::SystemTime> {
+        self.state().objects.get(key).map(|object| object.at)
+    }
+
     /// Removes `key`, as somebody else would.
     pub fn remove(&self, key: &str) {
         self.state().objects.remove(key);
