@@ -278,6 +278,7 @@ impl Follower {
         let pace = &self.parts.pace;
         told.failures = told.failures.saturating_add(1);
         let soon = pace.again.wait(told.failures, 0);
+        let is_usual = matches!(end, End::NeedsFull(_));
         let (words, wait) = match end {
             End::Stopped => return None,
             End::Fenced(who) => {
@@ -302,7 +303,11 @@ impl Follower {
             End::Failed(e) => (e.to_string(), soon),
         };
         if told.words.as_ref() != Some(&words) {
-            warn!(why = words, "commits are not followed at present");
+            // A first start is no reason to worry anybody.
+            match is_usual {
+                true => info!(why = words, "commits are not followed yet"),
+                false => warn!(why = words, "commits are not followed at present"),
+            }
             told.words = Some(words);
         }
         Some(wait)

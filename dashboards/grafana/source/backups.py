@@ -121,14 +121,14 @@ WAY = [
         "Waiting to be stored", "bytes",
         [("sum by (instance) (atlas_sidecar_backup_spool_bytes<>)", "spool {{instance}}"),
          ("sum by (instance) (atlas_sidecar_backup_wal_bytes<>)", "write-ahead log {{instance}}")],
-        "Bytes in the state directory whose upload failed or is under way, and bytes of the write-ahead log. Both grow while the destination does not take them.",
+        "Bytes in the state directory that wait to be stored, or to be folded, which they are once an hour; and bytes of the write-ahead log. Both go on growing while the destination does not take them.",
         "no backups",
     ),
     series(
         "Write-ahead log held back", "s",
         [("max by (instance) (atlas_sidecar_backup_wal_pinned_seconds<>)", "held back {{instance}}"),
-         ("max by (instance) (atlas_sidecar_backup_write_lock_held_seconds<>)", "write lock {{instance}}")],
-        "For how long the write-ahead log could not be used anew because of backups, so that it grows; and for how long they kept writers out.",
+         ("sum by (instance) (increase(atlas_sidecar_backup_write_lock_held_seconds_sum<>[$__rate_interval]))", "write lock {{instance}}")],
+        "For how long the write-ahead log could not be used anew because of backups, so that it grows; and for how long in all they kept writers out.",
         "no live tail",
     ),
     series(

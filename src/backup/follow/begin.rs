@@ -91,10 +91,13 @@ impl Follower {
         if shipped.manifest.kind != Kind::Incremental {
             return Ok(false);
         }
-        self.parts.metrics.gap();
         let (to, until) = (shipped.manifest.place(), shipped.manifest.observed);
-        warn!(%from, %to, %since, %until, why, "a gap: commits between these two instants can only be restored as one");
-        tell_going(to, 0, Some(&why));
+        let gap = shipped.manifest.gap_from.map(|_| why.as_str());
+        if let Some(why) = gap {
+            self.parts.metrics.gap();
+            warn!(%from, %to, %since, %until, why, "a gap: commits between these two instants can only be restored as one");
+        }
+        tell_going(to, 0, gap);
         Ok(true)
     }
 

@@ -159,6 +159,7 @@ impl Follower {
             known.waiting.push_back((place, since));
             line.uploads = known.uploads;
         }
+        shipper.tell_spool().await;
         self.cut.notify_one();
         Ok(Some(entry))
     }

@@ -123,7 +123,8 @@ impl Shipper {
         let mut manifest = self.manifest(ground, place, segment, object);
         (manifest.kind, manifest.from) = (Kind::Incremental, Some(tip.to));
         // Never behind the mark itself, also where the clock was set back.
-        manifest.gap_from = gap_from.map(|from| from.min(manifest.observed));
+        // Where nothing differs, nothing was lost.
+        manifest.gap_from = gap_from.filter(|_| spooled).map(|from| from.min(manifest.observed));
         Ok(Cut::Pending(Box::new(Pending { manifest, spooled }), steps))
     }
 
