@@ -135,7 +135,7 @@ pub struct Manifest {
     pub engine_version: String,
     /// The version of the sidecar that wrote it.
     pub sidecar_version: String,
-    /// Of an increment that goes over commits which could not be followed: when the last state before it was known to be the newest. Instants from there to `observed`
+    /// Of an increment, or a full, that goes over commits which could not be followed: when the last state before it was known to be the newest. Instants from there to `observed`
     /// cannot be restored.
     #[serde(default, with = "rfc3339::some", skip_serializing_if = "Option::is_none")]
     pub gap_from: Option<Timestamp>,
@@ -209,7 +209,7 @@ impl Manifest {
             Kind::Merged => goes_on && self.object.is_some(),
         };
         let whole = whole
-            && (self.gap_from.is_none() || self.kind == Kind::Incremental)
+            && (self.gap_from.is_none() || matches!(self.kind, Kind::Full | Kind::Incremental))
             && (self.kind == Kind::Fine || (self.index.is_none() && self.first_observed.is_none()));
         if !whole {
             return Err(format!("its members do not fit a {} segment", self.kind));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::super::ship::ShipError;
 use super::super::ship::ground::Ground;
+use super::super::ship::{ShipError, Shipped};
 use super::super::tail::{Begun, Kept};
 use super::super::{Kind, Look, Place, Position};
 use super::{End, Follower, Line, tell_going};
@@ -86,27 +86,47 @@ impl Follower {
     /// Ships what lies between the tip and the database as it is held. Whether commits are followed from there on; a full may have come instead.
     async fn cross(&self, cx: &JobContext, ground: &mut Ground, why: String) -> Result<bool, End> {
         let Some(from) = ground.tip.as_ref().map(|tip| tip.manifest.place()) else { return Ok(false) };
-        let since = self.last_known(ground);
-        let shipped = self.parts.shipper.ship_changes(cx, ground, Some(since)).await?;
+        let was_followed = ground.followed_until();
+        let since = was_followed.or(ground.tip.as_ref().map(|tip| tip.manifest.observed)).unwrap_or_else(|| self.now());
+        let shipped = match self.parts.shipper.ship_changes(cx, ground, Some(since)).await {
+            Err(e @ ShipError::State { .. }) => self.cross_without_room(cx, ground, since, e).await?,
+            shipped => shipped?,
+        };
+        if was_followed.is_some() && shipped.manifest.gap_from.is_some() {
+            self.parts.metrics.gap();
+        }
         if shipped.manifest.kind != Kind::Incremental {
             return Ok(false);
         }
         let (to, until) = (shipped.manifest.place(), shipped.manifest.observed);
         let gap = shipped.manifest.gap_from.map(|_| why.as_str());
         if let Some(why) = gap {
-            self.parts.metrics.gap();
             warn!(%from, %to, %since, %until, why, "a gap: commits between these two instants can only be restored as one");
         }
         tell_going(to, 0, gap);
         Ok(true)
     }
 
-    /// The last instant at which the tip was known to be the newest state.
-    fn last_known(&self, ground: &Ground) -> Timestamp {
-        let Some(tip) = &ground.tip else { return self.now() };
-        let beat = ground.catalog.heartbeats.get(&ground.held.timeline());
-        let beat = beat.filter(|beat| beat.tip.place == tip.manifest.place()).map(|beat| beat.until);
-        beat.map_or(tip.manifest.observed, |until| until.max(tip.manifest.observed))
+    /// The same where the disk of the state directory is full, most likely of what the store has by now: that is let go. A difference that has no room even then is
+    /// shipped as a full, which needs none.
+    async fn cross_without_room(
+        &self,
+        cx: &JobContext,
+        ground: &mut Ground,
+        since: Timestamp,
+        e: ShipError,
+    ) -> Result<Shipped, ShipError> {
+        let (shipper, Some(tip)) = (&self.parts.shipper, ground.tip.as_ref().map(|tip| tip.manifest.place())) else {
+            return Err(e);
+        };
+        warn!(error = %e, "no room for the difference: segments that are stored are let go of before they are folded");
+        shipper.on_spool(move |spool| spool.sweep(&spool.up_to(tip))).await?;
+        match shipper.ship_changes(cx, ground, Some(since)).await {
+            Err(ShipError::State { error, .. }) => {
+                shipper.ship_full(cx, ground, Some(format!("there is no room for the difference: {error}"))).await
+            }
+            shipped => shipped,
+        }
     }
 
     /// Makes it known to the loops.

@@ -101,6 +101,9 @@ impl Follower {
         if shipped.is_ok() {
             self.again.notify_one();
         }
+        if shipped.as_ref().is_ok_and(|shipped| shipped.manifest.gap_from.is_some()) {
+            self.parts.metrics.gap();
+        }
         shipped.map(|shipped| Report::of(&shipped))
     }
 

@@ -137,7 +137,12 @@ impl Follower {
         let (shipper, clock) = (&self.parts.shipper, &self.parts.shipper.parts.clock);
         let Some(tail) = self.tail() else { return Ok(None) };
         let (place, before) = (next(line.tip.manifest.place()), clock.now());
-        let Some(raw) = self.spool_cut(tail, place, what).await? else {
+        let cut = self.spool_cut(tail, place, what).await;
+        if cut.is_err() {
+            // What was begun takes room that may be just what is missing. What stays is thrown away at the next beginning.
+            let _ = shipper.on_spool(move |spool| spool.remove(place)).await;
+        }
+        let Some(raw) = cut? else {
             let mut known = self.known();
             known.looked = known.looked.max(before);
             return Ok(None);

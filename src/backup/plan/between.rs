@@ -29,6 +29,8 @@ struct Range {
     from: Option<Position>,
     /// Nothing for the open end.
     to: Option<Position>,
+    /// The last position inside, where another timeline goes on from it: there was a state, whatever is known of it.
+    left: Option<Position>,
 }
 
 impl Range {
@@ -48,13 +50,15 @@ impl<'l, 'a> Between<'l, 'a> {
     pub(super) fn of(line: &'l Line<'a>, index: usize) -> Self {
         let (mark, next) = (&line.points[index], line.points.get(index + 1));
         let last = next.map_or(line.stretches.len() - 1, |next| next.stretch);
-        let range = |stretch: usize| Range {
-            timeline: line.stretches[stretch].timeline,
-            from: (stretch == mark.stretch).then_some(mark.mark.place.position),
-            to: match next {
-                Some(next) if next.stretch == stretch => Some(next.mark.place.position),
-                _ => line.stretches[stretch].to.map(Position::next),
-            },
+        let range = |stretch: usize| {
+            let before = next.filter(|next| next.stretch == stretch).map(|next| next.mark.place.position);
+            let left = line.stretches[stretch].to.filter(|_| before.is_none());
+            Range {
+                timeline: line.stretches[stretch].timeline,
+                from: (stretch == mark.stretch).then_some(mark.mark.place.position),
+                to: before.or(left.map(Position::next)),
+                left,
+            }
         };
         Self { line, index, ranges: (mark.stretch..=last).map(range).collect() }
     }
@@ -148,7 +152,7 @@ impl<'l, 'a> Between<'l, 'a> {
     /// The first position of the range that no segment tells of.
     fn missing(&self, range: &Range, at: Moment) -> Option<Hole> {
         let catalog = self.line.catalog;
-        let mut position = range.from?.next();
+        let mut position = range.from.map(Position::next).or(range.left)?;
         loop {
             let place = range.place(position);
             if !range.has(place) {

@@ -58,6 +58,19 @@ impl Ground {
         self.tip.as_ref().map_or(at, |tip| at.max(tip.manifest.observed))
     }
 
+    /// The last instant at which the tip was known to be the newest state, where commits were followed up to it: those that came since cannot be told apart any more.
+    pub fn followed_until(&self) -> Option<Timestamp> {
+        let tip = &self.tip.as_ref()?.manifest;
+        let place = tip.place();
+        let beat = self.catalog.heartbeats.get(&place.timeline).filter(|beat| beat.tip.place == place);
+        let was_followed = beat.is_some()
+            || tip.kind == Kind::Live
+            || tip.gap_from.is_some()
+            || self.waiting.contains(&place)
+            || self.catalog.followed(place);
+        was_followed.then(|| beat.map_or(tip.observed, |beat| beat.until.max(tip.observed)))
+    }
+
     /// Whether the store holds what leads from a full to the tip, as far as a listing can tell; why not.
     pub fn whole(&self) -> Result<(), String> {
         let timeline = self.held.timeline();

@@ -40,9 +40,15 @@ pub(in crate::backup) fn undamaged(manifest: &Manifest) -> Result<(), ShipError>
     )))
 }
 
+/// Since when what `manifest` goes over was not followed. Where it leads to the state that there was, nothing was lost.
+fn gap_before(ground: &Ground, manifest: &Manifest, from: Option<Timestamp>) -> Option<Timestamp> {
+    let is_same = ground.tip.as_ref().is_some_and(|tip| tip.manifest.digest_after == manifest.digest_after);
+    from.filter(|_| !is_same).map(|from| from.min(manifest.observed))
+}
+
 impl Shipper {
     /// Ships the whole database; `instead` of an increment, where that tells why.
-    pub(super) async fn ship_full(
+    pub(in crate::backup) async fn ship_full(
         &self,
         cx: &JobContext,
         ground: &mut Ground,
@@ -59,7 +65,8 @@ impl Shipper {
         self.read_back(cx, &key, &encoded.stored).await?;
         let read_back = began.elapsed();
         let steps = Steps { read: segment.took.read, check: segment.took.check, upload, read_back };
-        let manifest = self.manifest(ground, place, segment, Some(self.object(&key, encoded)));
+        let mut manifest = self.manifest(ground, place, segment, Some(self.object(&key, encoded)));
+        manifest.gap_from = gap_before(ground, &manifest, ground.followed_until());
         let pending = Pending { manifest, spooled: false };
         self.state.intend(&pending).await?;
         let shipped = self.commit(ground, pending, steps).await?;
@@ -68,7 +75,7 @@ impl Shipper {
     }
 
     /// Ships what changed since the tip, which the source has adopted.
-    /// `gap_from`, where it goes over commits that could not be followed.
+    /// `gap_from`, where it goes over commits that were to be followed and could not be.
     pub(in crate::backup) async fn ship_changes(
         &self,
         cx: &JobContext,
@@ -123,8 +130,7 @@ impl Shipper {
         let mut manifest = self.manifest(ground, place, segment, object);
         (manifest.kind, manifest.from) = (Kind::Incremental, Some(tip.to));
         // Never behind the mark itself, also where the clock was set back.
-        // Where nothing differs, nothing was lost.
-        manifest.gap_from = gap_from.filter(|_| spooled).map(|from| from.min(manifest.observed));
+        manifest.gap_from = gap_before(ground, &manifest, gap_from.or_else(|| ground.followed_until()));
         Ok(Cut::Pending(Box::new(Pending { manifest, spooled }), steps))
     }
 
