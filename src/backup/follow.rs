@@ -23,8 +23,8 @@
 //!
 //! # How fast
 //!
-//! Each interval is a mark, also while the store does not answer. When it is only slow, a few segments wait at most and the next one has more in it: many small ones
-//! would never be caught up with. So with [`FEW`] waiting, none is cut until two more were stored, unless the one that is on its way has been so for [`Pace::slow`].
+//! Each interval is a mark, also while the store does not answer. When it is only slow, the next segment has more in it: many small ones would never be caught up with. So
+//! while [`FEW`] wait, there is twice the time between two cuts that storing one has taken of late. A store that does not answer at all says nothing about that.
 
 mod begin;
 mod beside;
@@ -57,7 +57,7 @@ use crate::retry::Backoff;
 use crate::schedule::JobContext;
 use crate::task::caught;
 
-/// Segments that may wait before cutting waits for them.
+/// Segments that may wait before fewer are cut.
 const FEW: usize = 3;
 
 /// `[backup.sqlite]`
@@ -80,7 +80,7 @@ pub struct Pace {
     pub tend: Duration,
     /// Between heartbeats.
     pub heartbeat: Duration,
-    /// After how long an upload is taken for one that will not end soon.
+    /// The longest that storing one segment is taken to take: what is longer was an outage.
     pub slow: Duration,
     /// The waits between tries of the store, and of taking hold of the database again.
     pub again: Backoff,
@@ -95,7 +95,7 @@ impl Default for Pace {
         Self {
             tend: Duration::from_millis(100),
             heartbeat: Duration::from_secs(300),
-            slow: Duration::from_secs(5),
+            slow: Duration::from_secs(2),
             again: Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) },
             rest: Duration::from_secs(300),
             drain: Duration::from_secs(5),
@@ -141,8 +141,8 @@ struct Line {
     conditional: bool,
     /// The newest segment that was spooled.
     tip: Entry,
-    /// Uploads when the last one was cut.
-    uploads: u64,
+    /// When it was.
+    cut: Option<Instant>,
 }
 
 /// What the loops tell each other.
@@ -157,8 +157,8 @@ struct Known {
     waiting: VecDeque<(Place, Timestamp)>,
     /// Since when the present upload is on its way.
     uploading: Option<Instant>,
-    /// Uploads that were done.
-    uploads: u64,
+    /// How long storing a segment takes, of late.
+    takes: Duration,
     /// Who else writes.
     fenced: Option<String>,
     /// Why no segment can go on from what the store has, until there is a full that was made without the tail.
@@ -203,7 +203,7 @@ impl Follower {
             looked: now,
             waiting: VecDeque::new(),
             uploading: None,
-            uploads: 0,
+            takes: Duration::ZERO,
             fenced: None,
             doubt: None,
         };

@@ -148,20 +148,19 @@ impl Follower {
         if let Some(beat) = catalog.heartbeats.get(&held.timeline()).filter(|beat| beat.tip.place <= durable) {
             self.parts.shipper.parts.metrics.live(beat.until);
         }
-        let uploads = {
+        {
             let mut known = self.known();
             known.going = true;
             known.wanted = true;
             known.looked = known.looked.max(tip.manifest.observed);
             known.waiting = row;
             known.uploading = None;
-            known.uploads
-        };
+        }
         self.parts.metrics.following(true);
         self.wants_full.send_replace(None);
         if !waiting.is_empty() {
             info!(segments = waiting.len(), "live segments wait in the spool and go up first");
         }
-        Ok(Line { held, conditional, tip, uploads })
+        Ok(Line { held, conditional, tip, cut: None })
     }
 }

@@ -78,8 +78,7 @@ impl Follower {
     /// Whether a segment more is better than a larger one later.
     fn may_cut(&self, line: &Line) -> bool {
         let known = self.known();
-        let stuck = known.uploading.is_some_and(|since| since.elapsed() >= self.parts.pace.slow);
-        known.waiting.len() < FEW || stuck || known.uploads >= line.uploads + 2
+        known.waiting.len() < FEW || line.cut.is_none_or(|cut| cut.elapsed() >= known.takes * 2)
     }
 
     async fn tend(&self) -> Result<(), ShipError> {
@@ -159,11 +158,8 @@ impl Follower {
         shipper.on_spool(move |spool| raw.draft.finish(spool, &words)).await?;
         tail.keep(place).await?;
         line.tip = entry.clone();
-        {
-            let mut known = self.known();
-            known.waiting.push_back((place, since));
-            line.uploads = known.uploads;
-        }
+        line.cut = Some(Instant::now());
+        self.known().waiting.push_back((place, since));
         shipper.tell_spool().await;
         self.cut.notify_one();
         Ok(Some(entry))

@@ -77,8 +77,9 @@ impl Follower {
         let empty = {
             let mut known = self.known();
             known.waiting.pop_front();
-            known.uploading = None;
-            known.uploads += 1;
+            if let Some(took) = known.uploading.take().map(|since| since.elapsed().min(self.parts.pace.slow)) {
+                known.takes = (known.takes * 3 + took) / 4;
+            }
             known.waiting.is_empty()
         };
         self.durable.send_replace(Some(place));

@@ -14,10 +14,10 @@ fn which_log(scene: &Scene) -> Vec<u8> {
     log.get(12..24).unwrap_or_default().to_vec()
 }
 
-/// While the sidecar is away, the log may begin anew; only then may it not know each commit.
+/// While the sidecar is away, or after the last segment that it spooled, the log may begin anew: then it cannot know each commit. Whether it did while it was away.
 fn away_for_a_while(scene: &mut Scene, chance: &mut Chance) -> bool {
     let closed = scene.close();
-    let (gaps, log) = (scene.store.gaps(), which_log(scene));
+    let log = which_log(scene);
     scene.kill_sidecar();
     // Either it dies while it ships what was committed last, and that is all; or writers go on without it.
     let closed = match chance.below(2) {
@@ -32,12 +32,6 @@ fn away_for_a_while(scene: &mut Scene, chance: &mut Chance) -> bool {
     let same_log = which_log(scene) == log;
     scene.start();
     scene.mark_behind(closed);
-    let found = scene.store.gaps() - gaps;
-    assert!(
-        !same_log || found == 0,
-        "the log was there all the time, and there are {found} gaps; log:\n{}",
-        scene.told()
-    );
     same_log
 }
 

@@ -84,11 +84,16 @@ async fn a_full_that_differs_is_not_committed() {
     let mut wanted = process.follower.wants_full();
     tokio::time::timeout(LIMIT, wanted.wait_for(Option::is_some)).await.unwrap().unwrap();
     assert_eq!(process.value("atlas_sidecar_backup_following"), 0.0);
+    // Nobody follows this: the full goes over it, and says so.
+    world.commit(5, 5);
     process.follower.full(&world.machine.cx()).await.unwrap();
+    assert_eq!(process.value("atlas_sidecar_backup_gaps_total"), 1.0);
     world.commit(2, 2);
     world.shipped().await;
     process.end().await;
     assert_eq!(entries(&world).await.len(), 2);
+    let gaps: Vec<_> = primaries(&bucket).into_iter().filter_map(|(_, m, _)| m.gap_from.map(|_| m.kind)).collect();
+    assert_eq!(gaps, [Kind::Full]);
     sound(&bucket, &[world.database()]);
 }
 

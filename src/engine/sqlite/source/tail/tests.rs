@@ -3,9 +3,11 @@
 use std::process::Command;
 
 use super::*;
+use crate::backup::Adopted;
 use crate::backup::manifest::Manifest;
 use crate::backup::{Position, Source, Timeline, Want};
 use crate::clock::Clock;
+use crate::engine::Follow;
 use crate::engine::sqlite::Database;
 use crate::engine::sqlite::source::Settings;
 
