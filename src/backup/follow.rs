@@ -11,7 +11,7 @@
 //!
 //! - **Order.** A segment is stored when the one before it is durable, never sooner, and a segment that was cut is stored as it was cut, whatever happens in between: its
 //!   bytes and its note are in the spool before anything asks for them.
-//! - **One state.** A full that is made meanwhile is of a state that has a live segment of its own, and is not committed where the two differ ([`beside`]).
+//! - **One state.** A full that is made meanwhile is of a state that has a live segment of its own, and is not committed where the two differ (`beside.rs`).
 //! - **Nothing is asked of the store in vain.** A database in which nothing is committed costs two requests each five minutes.
 //! - **The application comes first.** What is spooled is bounded: when the store does not answer for so long, or the disk is full, the database is let go, and what was
 //!   committed meanwhile is shipped later as one difference, a *gap* whose instants cannot be restored, rather than that its log grows without end.
@@ -24,7 +24,7 @@
 //! # How fast
 //!
 //! Each interval is a mark, also while the store does not answer. When it is only slow, the next segment has more in it: many small ones would never be caught up with. So
-//! while [`FEW`] wait, there is twice the time between two cuts that storing one has taken of late. A store that does not answer at all says nothing about that.
+//! while a few wait, there is twice the time between two cuts that storing one has taken of late. A store that does not answer at all says nothing about that.
 
 mod begin;
 mod beside;

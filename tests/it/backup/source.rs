@@ -23,6 +23,8 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+pub use self::beside::Writers;
+
 use crate::support::run;
 
 /// The page that begins 1 GiB into a file, which the digest leaves out.

@@ -78,20 +78,20 @@ while True:
     print('.', flush=True)
 ";
 
-/// Some of them.
-struct Writers {
+/// Processes that write, each by a script for `python3` that is given the database and a number, and says a line for each commit.
+pub struct Writers {
     children: Vec<Child>,
     counters: Vec<JoinHandle<()>>,
     commits: Arc<AtomicU64>,
 }
 
 impl Writers {
-    fn start(path: &Path, count: u32) -> Self {
+    pub fn start(script: &str, path: &Path, count: u32) -> Self {
         let commits = Arc::new(AtomicU64::new(0));
         let (mut children, mut counters) = (Vec::new(), Vec::new());
         for seed in 0..count {
             let mut child = Command::new("python3")
-                .args(["-c", WRITER, path.to_str().unwrap(), &seed.to_string()])
+                .args(["-c", script, path.to_str().unwrap(), &seed.to_string()])
                 .stdout(Stdio::piped())
                 .spawn()
                 .expect("`python3` starts: the README's test command installs it");
@@ -106,19 +106,29 @@ impl Writers {
         Self { children, counters, commits }
     }
 
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::SeqCst)
+    }
+
     /// Waits for some commits more.
     fn wait(&self, more: u64) {
-        let wanted = self.commits.load(Ordering::SeqCst) + more;
-        wait_for("commits", MINUTE, || (self.commits.load(Ordering::SeqCst) >= wanted).then_some(()));
+        let wanted = self.commits() + more;
+        wait_for("commits", MINUTE, || (self.commits() >= wanted).then_some(()));
     }
 
     /// Ends them, as a power cut would.
-    fn kill(mut self) {
-        for child in &mut self.children {
-            child.kill().unwrap();
-            child.wait().unwrap();
+    pub fn kill(&mut self) {
+        for mut child in self.children.drain(..) {
+            drop(child.kill());
+            drop(child.wait());
         }
-        self.counters.into_iter().for_each(|counter| counter.join().unwrap());
+        self.counters.drain(..).for_each(|counter| drop(counter.join()));
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -126,7 +136,7 @@ impl Writers {
 #[tokio::test(flavor = "multi_thread")]
 async fn h5_a_state_is_one_state_beside_writers_and_checkpoints() {
     let scene = Scene::new(&schema()).await;
-    let writers = Writers::start(&scene.path(), 3);
+    let mut writers = Writers::start(WRITER, &scene.path(), 3);
     writers.wait(3);
     let (mut image, mut naive_broke) = (Vec::new(), false);
     for position in 1..14 {

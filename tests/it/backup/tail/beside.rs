@@ -1,10 +1,6 @@
 //! Beside an application that writes, rolls back, vacuums and makes checkpoints of every kind, in processes of its own.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
-
+use super::super::source::Writers;
 use super::*;
 
 /// Cells all of the same generation after each commit; `history` has a row for each commit with a sum that goes on from row to row.
@@ -74,59 +70,11 @@ while True:
     print('.', flush=True)
 ";
 
-/// Some of them.
-struct Writers {
-    children: Vec<Child>,
-    counters: Vec<JoinHandle<()>>,
-    commits: Arc<AtomicU64>,
-}
-
-impl Writers {
-    fn start(scene: &Scene, count: u32) -> Self {
-        let commits = Arc::new(AtomicU64::new(0));
-        let (mut children, mut counters) = (Vec::new(), Vec::new());
-        for seed in 0..count {
-            let mut child = Command::new("python3")
-                .args(["-c", WRITER, scene.path().to_str().unwrap(), &seed.to_string()])
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("`python3` starts: the README's test command installs it");
-            let (lines, commits) = (BufReader::new(child.stdout.take().unwrap()).lines(), Arc::clone(&commits));
-            counters.push(std::thread::spawn(move || {
-                lines.map_while(Result::ok).for_each(|_| {
-                    commits.fetch_add(1, Ordering::SeqCst);
-                })
-            }));
-            children.push(child);
-        }
-        Self { children, counters, commits }
-    }
-
-    fn commits(&self) -> u64 {
-        self.commits.load(Ordering::SeqCst)
-    }
-
-    /// Ends them, as a power cut would.
-    fn kill(&mut self) {
-        for mut child in self.children.drain(..) {
-            drop(child.kill());
-            drop(child.wait());
-        }
-        self.counters.drain(..).for_each(|counter| drop(counter.join()));
-    }
-}
-
-impl Drop for Writers {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// H2, H3, H5, H6, H9, H25: no commit is lost and none is made up, whatever is committed, rolled back, vacuumed and checkpointed meanwhile. A full that is read beside is the same to the byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn h5_every_mark_is_a_state_beside_writers_and_checkpoints() {
     let mut scene = Scene::new(SCHEMA).await;
-    let mut writers = Writers::start(&scene, 3);
+    let mut writers = Writers::start(WRITER, &scene.path(), 3);
     let (mut logs, mut cuts) = (std::collections::BTreeSet::new(), 0);
     let mut rounds = 0;
     while cuts < 150 || logs.len() < 10 || writers.commits() < 500 {
