@@ -9,6 +9,7 @@ use super::super::ship::ground::Ground;
 use super::super::ship::{ShipError, Shipped};
 use super::super::tail::{Begun, Kept};
 use super::super::{Kind, Look, Place, Position};
+use super::spool::Spool;
 use super::{End, Follower, Line, tell_going};
 use crate::clock::Timestamp;
 use crate::schedule::JobContext;
@@ -120,7 +121,13 @@ impl Follower {
             return Err(e);
         };
         warn!(error = %e, "no room for the difference: segments that are stored are let go of before they are folded");
-        shipper.on_spool(move |spool| spool.sweep(&spool.up_to(tip))).await?;
+        let waiting = ground.waiting.clone();
+        let stored = move |spool: &Spool| {
+            let mut stored = spool.up_to(tip);
+            stored.retain(|place| !waiting.contains(place));
+            spool.sweep(&stored)
+        };
+        shipper.on_spool(stored).await?;
         match shipper.ship_changes(cx, ground, Some(since)).await {
             Err(ShipError::State { error, .. }) => {
                 shipper.ship_full(cx, ground, Some(format!("there is no room for the difference: {error}"))).await
